@@ -1,0 +1,1 @@
+"""Carrara: text-to-image models, served stage by stage."""
