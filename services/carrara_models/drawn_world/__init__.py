@@ -1,0 +1,1 @@
+"""The drawn world: scenes of simple objects, their pictures, their captions and their checker."""

@@ -1,0 +1,21 @@
+"""The small checkpoints that ship with the package, each a folder with a model card."""
+
+from pathlib import Path
+
+
+def embedded_names() -> tuple[str, ...]:
+    """The names of the checkpoints that ship with the package, sorted."""
+    here = Path(__file__).parent
+    return tuple(sorted(path.parent.name for path in here.glob("*/model_index.json")))
+
+
+def embedded_folder(name: str) -> Path:
+    """The folder of the checkpoint called `name`.
+
+    Raises:
+        KeyError: There is none of that name.
+    """
+    names = embedded_names()
+    if name not in names:
+        raise KeyError(f"no embedded checkpoint {name!r}; there are: {', '.join(names) or 'none'}")
+    return Path(__file__).parent / name

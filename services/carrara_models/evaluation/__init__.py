@@ -1,0 +1,1 @@
+"""Measures of a checkpoint: what of the captions its pictures show."""

@@ -1,0 +1,1 @@
+"""Trains the three parts of a text-to-image model separately, on the drawn world."""
