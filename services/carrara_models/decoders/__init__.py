@@ -1,0 +1,1 @@
+"""Decoders: a sample to pixels; one file per kind of model."""

@@ -1,0 +1,1 @@
+"""The denoising job and its numerics: what generators, and decoders that diffuse, are made of."""

@@ -1,0 +1,46 @@
+"""Exact numerics: a batch in which each request's numbers are those it would have alone.
+
+On the CPU, matrix products and convolutions choose their blocking by the size of the batch, and so round
+differently in company. Everything else (norms, attention, activations) works row by row. So inside
+`exact_rows`, `linear` and `conv2d` run once per request, on just its rows, and all else runs batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+CHUNKED = frozenset({functional.linear, functional.conv2d})
+
+
+class exact_rows(TorchFunctionMode):
+    """Runs `linear` and `conv2d` in chunks of one request, in this thread, as long as it is entered.
+
+    Args:
+        rows: How many rows of the batch each request has, in the batch's order.
+    """
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        super().__init__()
+        self._rows = list(rows)
+        self._total = sum(rows)
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function not in CHUNKED:
+            return function(*args, **kwargs)
+        batch, *rest = args
+        # A layer may see several rows per row of the batch, such as one per attention head.
+        multiple, remainder = divmod(batch.shape[0], self._total)
+        if remainder or not multiple:
+            raise RuntimeError(
+                f"exact numerics need a multiple of {self._total} rows, not {tuple(batch.shape)}"
+            )
+        sizes = [multiple * count for count in self._rows]
+        return torch.cat([function(chunk, *rest, **kwargs) for chunk in batch.split(sizes)])

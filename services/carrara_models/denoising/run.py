@@ -1,0 +1,14 @@
+"""Runs one job alone, from request to sample: what tests and measures need, and a reader's way in."""
+
+from __future__ import annotations
+
+from carrara_models.parts import DenoisingRequest, Generator, Sample
+
+
+def run_alone(generator: Generator, request: DenoisingRequest) -> Sample:
+    """Takes one request through all its steps."""
+    job = generator.start(request)
+    while job.step < job.num_steps:
+        (output,) = generator.predict([job])
+        generator.advance(job, output)
+    return generator.finish(job)

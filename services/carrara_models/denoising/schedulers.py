@@ -1,0 +1,153 @@
+"""Samplers by name: diffusers' schedulers, made from the checkpoint's own scheduler config.
+
+| name | class | what is set beyond the checkpoint's config |
+|---|---|---|
+| ddpm, ddim | DDPMScheduler, DDIMScheduler | latents have no range to clip to |
+| pndm | PNDMScheduler | the four Runge-Kutta warm-up rounds are skipped, as Stable Diffusion does |
+| lms, euler, heun | LMS-, Euler-, HeunDiscreteScheduler | the plain spacing of sigmas |
+| euler-ancestral | EulerAncestralDiscreteScheduler | - |
+| dpm++2m | DPMSolverMultistepScheduler | DPM-Solver++, second order, midpoint; plain sigmas |
+| dpm++2m-karras | DPMSolverMultistepScheduler | the same, with the sigmas of Karras et al. 2022 |
+| unipc | UniPCMultistepScheduler | the plain spacing of sigmas |
+
+The name of the checkpoint's own class always means the checkpoint's own config, nothing added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.configuration_utils import FrozenDict
+
+from carrara_models.checkpoints import Checkpoint
+from carrara_models.errors import BadFieldError, CheckpointError
+
+Overrides = Mapping[str, Any]
+
+UNCLIPPED: Overrides = {"clip_sample": False}
+PLAIN_SIGMAS: Overrides = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
+KARRAS_SIGMAS: Overrides = {**PLAIN_SIGMAS, "use_karras_sigmas": True}
+DPMPP_2M: Overrides = {
+    "algorithm_type": "dpmsolver++",
+    "solver_order": 2,
+    "solver_type": "midpoint",
+}
+
+SCHEDULERS: Mapping[str, tuple[str, Overrides]] = {
+    "ddpm": ("DDPMScheduler", UNCLIPPED),
+    "ddim": ("DDIMScheduler", UNCLIPPED),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "lms": ("LMSDiscreteScheduler", PLAIN_SIGMAS),
+    "euler": ("EulerDiscreteScheduler", PLAIN_SIGMAS),
+    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", PLAIN_SIGMAS),
+    "dpm++2m": ("DPMSolverMultistepScheduler", {**DPMPP_2M, **PLAIN_SIGMAS}),
+    "dpm++2m-karras": ("DPMSolverMultistepScheduler", {**DPMPP_2M, **KARRAS_SIGMAS}),
+    "unipc": ("UniPCMultistepScheduler", PLAIN_SIGMAS),
+}
+
+
+@dataclass(frozen=True)
+class Samplers:
+    """Makes schedulers for jobs; each job needs one of its own, as they hold state.
+
+    Attributes:
+        own: The checkpoint's scheduler; only its class and config are used.
+        default: The name that stands for None.
+    """
+
+    own: Any
+    default: str
+
+    @property
+    def own_name(self) -> str:
+        """The name of the checkpoint's own scheduler; its class's where it is none of the ten."""
+        return _own_name(self.own)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All known names, the default first."""
+        return tuple(dict.fromkeys((self.default, self.own_name, *SCHEDULERS)))
+
+    def new(self, name: str | None, *, num_inference_steps: int, device: torch.device) -> Any:
+        """Makes a scheduler with its timesteps set.
+
+        Raises:
+            BadFieldError: The name is unknown, or this scheduler cannot take so many steps.
+        """
+        name = self.default if name is None else name
+        if name == self.own_name:
+            scheduler = type(self.own).from_config(self.own.config)
+        elif name in SCHEDULERS:
+            class_name, overrides = SCHEDULERS[name]
+            scheduler = getattr(diffusers, class_name).from_config(self.own.config, **overrides)
+        else:
+            raise BadFieldError("scheduler", name, f"one of {', '.join(self.names)}")
+        _set_timesteps(scheduler, name, num_inference_steps, device)
+        return scheduler
+
+
+def load_samplers(checkpoint: Checkpoint) -> Samplers:
+    """Reads the checkpoint's scheduler config.
+
+    Raises:
+        CheckpointError: The config is broken, or `carrara.json` names an unknown scheduler.
+    """
+    class_name = checkpoint.index["scheduler"]
+    folder = checkpoint.path / "scheduler"
+    try:
+        own = getattr(diffusers, class_name).from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded as {class_name}: {error}") from error
+    own._internal_dict = _as_the_pipeline_mends_it(own.config)
+    default = checkpoint.defaults.scheduler or _own_name(own)
+    if default not in (*SCHEDULERS, _own_name(own)):
+        known = ", ".join(SCHEDULERS)
+        raise CheckpointError(
+            f"{checkpoint.path}: carrara.json names the scheduler {default!r}; known: {known}."
+        )
+    return Samplers(own=own, default=default)
+
+
+def _as_the_pipeline_mends_it(config: Mapping[str, Any]) -> FrozenDict:
+    """`StableDiffusionPipeline` corrects two settings of early checkpoints; so pictures stay equal."""
+    mended = dict(config)
+    if mended.get("steps_offset", 1) != 1:
+        mended["steps_offset"] = 1
+    if mended.get("clip_sample", False) is True:
+        mended["clip_sample"] = False
+    return FrozenDict(mended)
+
+
+def _own_name(own: Any) -> str:
+    class_name = type(own).__name__
+    names = [name for name, (known, _) in SCHEDULERS.items() if known == class_name]
+    if class_name == "DPMSolverMultistepScheduler":
+        return "dpm++2m-karras" if own.config.use_karras_sigmas else "dpm++2m"
+    return names[0] if names else class_name
+
+
+def _set_timesteps(
+    scheduler: Any, name: str, num_inference_steps: int, device: torch.device
+) -> None:
+    """Sets the timesteps and looks at them, as diffusers would only fail in the middle of a job."""
+    trained = scheduler.config.num_train_timesteps
+    allowed = f"fewer steps for the scheduler {name}, which was trained on {trained} timesteps"
+    try:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise BadFieldError("num_inference_steps", num_inference_steps, allowed) from error
+    timesteps = scheduler.timesteps
+    outside = len(timesteps) == 0 or timesteps.max() > trained - 1 or timesteps.min() < 0
+    # Multistep solvers divide by the distance between neighbours in log-SNR.
+    repeats = hasattr(scheduler, "lambda_t") and bool((scheduler.sigmas.diff() == 0).any())
+    if outside or repeats:
+        raise BadFieldError("num_inference_steps", num_inference_steps, allowed)

@@ -1,0 +1,100 @@
+"""The settings of a denoising job: their ranges, and how a request and the defaults settle them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from carrara_models import limits
+from carrara_models.contracts import Argument
+from carrara_models.errors import BadFieldError
+from carrara_models.parts import DenoisingRequest
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a job runs with; sizes in pixels, None where only the request's consumer decides them."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str
+    height: int | None
+    width: int | None
+
+
+def settle(
+    request: DenoisingRequest, *, defaults: Settings, height: int, width: int, multiple_of: int
+) -> Settings:
+    """Fills in what a request leaves open and checks it all.
+
+    Args:
+        defaults: Taken where the request says None.
+        height: Taken where the defaults say None too.
+        width: Taken where the defaults say None too.
+        multiple_of: Of both sizes.
+
+    Raises:
+        BadFieldError: A setting is outside its range. Names of schedulers are not looked at here.
+    """
+    settings = Settings(
+        num_inference_steps=_first(request.num_inference_steps, defaults.num_inference_steps),
+        guidance_scale=_first(request.guidance_scale, defaults.guidance_scale),
+        scheduler=_first(request.scheduler, defaults.scheduler),
+        height=_first(request.height, defaults.height, height),
+        width=_first(request.width, defaults.width, width),
+    )
+    steps, scale = settings.num_inference_steps, settings.guidance_scale
+    if not limits.MIN_INFERENCE_STEPS <= steps <= limits.MAX_INFERENCE_STEPS:
+        allowed = f"{limits.MIN_INFERENCE_STEPS} to {limits.MAX_INFERENCE_STEPS}"
+        raise BadFieldError("num_inference_steps", steps, allowed)
+    # Written so that NaN, which compares false with everything, is refused.
+    if not limits.MIN_GUIDANCE_SCALE <= scale <= limits.MAX_GUIDANCE_SCALE:
+        allowed = f"{limits.MIN_GUIDANCE_SCALE:g} to {limits.MAX_GUIDANCE_SCALE:g}; 0 to 1 is off"
+        raise BadFieldError("guidance_scale", scale, allowed)
+    longest = limits.MAX_PIXELS // multiple_of
+    for name, size in (("height", settings.height), ("width", settings.width)):
+        if size % multiple_of or not multiple_of <= size <= longest:
+            allowed = f"a multiple of {multiple_of} from {multiple_of} to {longest}"
+            raise BadFieldError(name, size, allowed)
+    if settings.height * settings.width > limits.MAX_PIXELS:
+        name, other = (
+            ("height", "width") if settings.height >= settings.width else ("width", "height")
+        )
+        rest = math.floor(limits.MAX_PIXELS / getattr(settings, other))
+        allowed = f"at most {rest} beside a {other} of {getattr(settings, other)}"
+        raise BadFieldError(
+            name, getattr(settings, name), f"{allowed}, {limits.MAX_PIXELS} pixels in all"
+        )
+    return settings
+
+
+def settings_arguments(
+    defaults: Settings, *, schedulers: tuple[str, ...], multiple_of: int
+) -> tuple[Argument, ...]:
+    """The table of arguments that `Describe` answers with."""
+    longest = limits.MAX_PIXELS // multiple_of
+    return (
+        Argument(
+            "num_inference_steps",
+            minimum=limits.MIN_INFERENCE_STEPS,
+            maximum=limits.MAX_INFERENCE_STEPS,
+            default=defaults.num_inference_steps,
+        ),
+        Argument(
+            "guidance_scale",
+            minimum=limits.MIN_GUIDANCE_SCALE,
+            maximum=limits.MAX_GUIDANCE_SCALE,
+            default=defaults.guidance_scale,
+        ),
+        Argument("scheduler", choices=schedulers),
+        *(
+            Argument(
+                name, minimum=multiple_of, maximum=longest, default=default, multiple_of=multiple_of
+            )
+            for name, default in (("height", defaults.height), ("width", defaults.width))
+        ),
+    )
+
+
+def _first(*values):
+    return next(value for value in values if value is not None)

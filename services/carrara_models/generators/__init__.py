@@ -1,0 +1,1 @@
+"""Generators: embeddings and noise to a sample; one file per kind of model."""

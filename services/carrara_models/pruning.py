@@ -1,0 +1,61 @@
+"""Cuts a checkpoint down to what one stage needs, so that a machine holds no more than it serves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from carrara_models.checkpoints import (
+    MANIFEST,
+    MANIFEST_FORMAT,
+    Checkpoint,
+    read_manifest,
+)
+from carrara_models.errors import CheckpointError
+from carrara_models.weights import weight_files
+
+WEIGHT_SUFFIXES = {".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx"}
+
+
+def prune(checkpoint: Checkpoint, *, output: Path) -> Path:
+    """Writes the folder of the stage that the checkpoint was opened for.
+
+    It holds that stage's components, `model_index.json`, and a `carrara.json` with the fingerprints of
+    all siblings, by which the stage still knows its neighbours.
+
+    Args:
+        output: A folder that does not exist yet, or is empty.
+
+    Raises:
+        CheckpointError: The output is in use.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CheckpointError(f"{output} is not empty; give a new folder.")
+    output.mkdir(parents=True, exist_ok=True)
+    names = checkpoint.family.parts[checkpoint.role].components
+    for name in names:
+        shutil.copytree(checkpoint.path / name, output / name, ignore=_other_weights(checkpoint, name))
+    shutil.copy2(checkpoint.path / "model_index.json", output)
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "defaults": read_manifest(checkpoint.path)["defaults"],
+        "fingerprints": dict(sorted(checkpoint.fingerprints.items())),
+    }
+    (output / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return output
+
+
+def _other_weights(checkpoint: Checkpoint, component: str) -> Callable[[str, list[str]], set[str]]:
+    """Tells `copytree` which weights to leave behind: pickles, and variants that are not served."""
+    folder = checkpoint.path / component
+    served: set[str] = set()
+    if (folder / "config.json").is_file():
+        served = {file.name for file in weight_files(folder, variant=checkpoint.variant)}
+
+    def left_behind(_folder: str, names: list[str]) -> set[str]:
+        weights = {name for name in names if Path(name).suffix in WEIGHT_SUFFIXES}
+        return weights - served
+
+    return left_behind

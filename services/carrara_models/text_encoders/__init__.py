@@ -1,0 +1,1 @@
+"""Text encoders: a prompt to embeddings; one file per kind of model."""
