@@ -1,0 +1,294 @@
+"""Bounded admission: work waits in a line, is taken by a worker's thread, and reports to asyncio.
+
+Knows nothing of what the work is; the denoising loop and the one-at-a-time worker take from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from carrara_services.refusals import DeadlineError, DrainingError, QueueFullError, StalledError
+
+# A worker that has work and finishes no step of it for so long is not healthy.
+STALL_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Queued:
+    """The work waits; position 1 is the next."""
+
+    position: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step is done."""
+
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the work cost.
+
+    Attributes:
+        running_ms: From leaving the line to the result.
+        compute_ms: Its share, by rows, of every batch that it was in.
+        rows: Of the network's batches, summed over steps.
+    """
+
+    queue_ms: float
+    running_ms: float
+    compute_ms: float
+    steps: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The work is done."""
+
+    result: Any
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The work ended with an error; its neighbours go on."""
+
+    error: BaseException
+
+
+Happening = Queued | Progress | Finished | Failed
+
+
+class Ticket:
+    """One admitted piece of work, seen from the worker's thread and from the caller's.
+
+    Attributes:
+        abandoned: The caller has gone; the worker drops the work before its next step.
+    """
+
+    def __init__(self, payload: Any, *, listener: Callable[[Happening], None]) -> None:
+        self.payload, self.tell = payload, listener
+        self.abandoned = False
+        self.submitted = time.perf_counter()
+        self.taken: float | None = None
+        self.compute_seconds = 0.0
+
+    def usage(self, *, steps: int = 0, rows: int = 0) -> Usage:
+        """What the work has cost until now."""
+        now = time.perf_counter()
+        taken = now if self.taken is None else self.taken
+        return Usage(
+            queue_ms=(taken - self.submitted) * 1e3,
+            running_ms=(now - taken) * 1e3,
+            compute_ms=self.compute_seconds * 1e3,
+            steps=steps,
+            rows=rows,
+        )
+
+
+class WaitingLine:
+    """First come, first served, and bounded. All methods are safe from any thread.
+
+    The worker that takes from it says what it is doing with `beat` and `leave`, so that load and
+    health can be read without asking the worker's thread.
+    """
+
+    def __init__(self, *, max_jobs: int) -> None:
+        self.max_jobs = max_jobs
+        self._waiting: deque[Ticket] = deque()
+        self._running: set[Ticket] = set()
+        self._changed = threading.Condition()
+        self._closed = self._dead = False
+        self._last_beat = time.monotonic()
+        self._seconds_per_job = 1.0  # until the first job has been measured
+
+    def submit(self, payload: Any, *, listener: Callable[[Happening], None]) -> Ticket:
+        """Admits work or refuses it at once.
+
+        Args:
+            listener: Called with what happens to the work, from the worker's thread or this one.
+
+        Raises:
+            QueueFullError: As many as may wait are waiting.
+            DrainingError: The line is closed.
+            StalledError: Nobody takes from the line any more.
+        """
+        ticket = Ticket(payload, listener=listener)
+        with self._changed:
+            if self._dead:
+                raise StalledError
+            if self._closed:
+                raise DrainingError
+            if len(self._waiting) >= self.max_jobs:
+                raise QueueFullError(
+                    len(self._waiting), retry_after_seconds=max(0.1, self._seconds_per_job)
+                )
+            if not self._waiting and not self._running:
+                self._last_beat = time.monotonic()  # idle time is no stall
+            self._waiting.append(ticket)
+            ticket.tell(Queued(len(self._waiting)))
+            self._changed.notify_all()
+        return ticket
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Gives work up: from the line at once, from a worker before its next step."""
+        with self._changed:
+            ticket.abandoned = True
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+                self._tell_positions()
+            self._changed.notify_all()
+
+    def take(self, fits: Callable[[Ticket], bool] | None = None, *, wait: bool) -> Ticket | None:
+        """Takes the next ticket.
+
+        Args:
+            fits: Whether the worker has room for the first; nobody overtakes one that has none.
+            wait: Whether to wait for one. None then means that the line is closed and empty.
+        """
+        with self._changed:
+            while wait and not self._waiting and not self._closed:
+                self._changed.wait()
+            if not self._waiting or (fits is not None and not fits(self._waiting[0])):
+                return None
+            ticket = self._waiting.popleft()
+            ticket.taken = time.perf_counter()
+            self._running.add(ticket)
+            self._last_beat = time.monotonic()
+            self._tell_positions()
+            return ticket
+
+    def beat(self) -> None:
+        """Says that the worker has just moved some work on."""
+        self._last_beat = time.monotonic()
+
+    def leave(self, ticket: Ticket) -> None:
+        """Says that the worker is done with the ticket, however it ended."""
+        with self._changed:
+            self._running.discard(ticket)
+            if ticket.taken is not None and not ticket.abandoned:
+                seconds = time.perf_counter() - ticket.taken
+                self._seconds_per_job += 0.2 * (seconds - self._seconds_per_job)
+            self._last_beat = time.monotonic()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Takes no more work, and hands back what waits, so that another replica can have it."""
+        with self._changed:
+            self._closed = True
+            while self._waiting:
+                self._waiting.popleft().tell(Failed(DrainingError()))
+            self._changed.notify_all()
+
+    def abort(self, error: BaseException) -> None:
+        """Says that the worker's thread ends by an error of its own: all its work fails."""
+        with self._changed:
+            self._dead = True
+            for ticket in (*self._waiting, *self._running):
+                ticket.tell(Failed(error))
+            self._waiting.clear()
+            self._running.clear()
+            self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether new work is refused."""
+        return self._closed
+
+    @property
+    def queued(self) -> int:
+        """How much work waits."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """How much work has been taken and not yet left."""
+        return len(self._running)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the worker lives and, if it has work, moves it on."""
+        idle = not self._waiting and not self._running
+        return not self._dead and (idle or time.monotonic() - self._last_beat < STALL_SECONDS)
+
+    def _tell_positions(self) -> None:
+        for position, ticket in enumerate(self._waiting, start=1):
+            ticket.tell(Queued(position))
+
+
+async def follow(
+    line: WaitingLine, payload: Any, *, deadline: float | None, stage: str
+) -> AsyncIterator[Queued | Progress | Finished]:
+    """Submits work and yields what happens to it, `Finished` last.
+
+    Leaving the iteration early, by cancellation too, abandons the work. Close it for certain with
+    `contextlib.aclosing`.
+
+    Args:
+        deadline: In the event loop's time; None for none.
+        stage: Who is working, for the deadline's message.
+
+    Raises:
+        DeadlineError: The deadline passed; the message says where the work stood.
+        QueueFullError, DrainingError, StalledError: The work was refused.
+        Exception: Whatever the work itself raised.
+    """
+    loop = asyncio.get_running_loop()
+    happenings: asyncio.Queue[Happening] = asyncio.Queue()
+
+    def listen(happening: Happening) -> None:
+        with contextlib.suppress(RuntimeError):  # the caller's event loop has closed meanwhile
+            loop.call_soon_threadsafe(happenings.put_nowait, happening)
+
+    ticket = line.submit(payload, listener=listen)
+    progress: Progress | None = None
+    try:
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    happening = await happenings.get()
+            except TimeoutError:
+                raise _deadline_error(stage, ticket, progress) from None
+            if isinstance(happening, Failed):
+                raise happening.error
+            if isinstance(happening, Progress):
+                progress = happening
+            yield happening
+            if isinstance(happening, Finished):
+                return
+    finally:
+        line.abandon(ticket)
+
+
+def _deadline_error(stage: str, ticket: Ticket, progress: Progress | None) -> DeadlineError:
+    if ticket.taken is None:
+        return DeadlineError(f"in the queue of the {stage}")
+    if progress is None:
+        return DeadlineError(f"in the {stage}")
+    return DeadlineError(
+        f"in the {stage} after step {progress.step} of {progress.num_steps}", step=progress.step
+    )
+
+
+async def finished(
+    line: WaitingLine, payload: Any, *, deadline: float | None, stage: str
+) -> Finished:
+    """Submits work and waits for its end; raises as `follow` does."""
+    async with contextlib.aclosing(
+        follow(line, payload, deadline=deadline, stage=stage)  # type: ignore[type-var]
+    ) as happenings:
+        async for happening in happenings:
+            if isinstance(happening, Finished):
+                return happening
+    raise AssertionError("work ends with Finished or an error")

@@ -1,0 +1,55 @@
+"""`python -m carrara_services.decoder`: the wiring of the decoder's stage."""
+
+from __future__ import annotations
+
+import grpc
+from carrara.v1 import decoder_pb2, decoder_pb2_grpc, stage_pb2
+
+from carrara_services.serving import describe
+from carrara_services.serving.app import Stage
+from carrara_services.serving.command_line import run_stage
+from carrara_services.serving.settings import Settings
+
+
+def open_stage(settings: Settings) -> Stage:
+    """Loads the decoder and puts its engine behind its servicer."""
+    # Here, not above: torch takes seconds, and a wrong flag is answered without it.
+    from carrara_services import torch_runtime
+    from carrara_services.decoder.engine import DecoderEngine
+    from carrara_services.decoder.servicer import ROLE, DecoderServicer
+
+    part, runtime = torch_runtime.load(settings, role=ROLE)
+    engine = DecoderEngine(part, max_queue_jobs=settings.max_queue_jobs)
+    line = engine.worker.line
+    servicer = DecoderServicer(engine, runtime=runtime)
+
+    def describe_now(draining: bool) -> stage_pb2.DescribeResponse:
+        load = stage_pb2.Load(
+            draining=draining,
+            jobs_queued=line.queued,
+            jobs_running=line.running,
+            rows=line.running,
+            max_batch_rows=1,
+            max_queue_jobs=line.max_jobs,
+        )
+        return describe.describe(
+            part, role=ROLE, checkpoint=settings.checkpoint, runtime=runtime, load=load
+        )
+
+    def register(server: grpc.aio.Server) -> None:
+        decoder_pb2_grpc.add_DecoderServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+
+    return Stage(
+        role=ROLE,
+        service=decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name,
+        register=register,
+        describe=describe_now,
+        warm_up=engine.warm_up,
+        line=line,
+        hand_back=line.close,
+        close=engine.worker.close,
+    )
+
+
+if __name__ == "__main__":
+    run_stage("decoder", open_stage)

@@ -1,0 +1,1 @@
+"""The loop that takes many denoising jobs through their steps together."""

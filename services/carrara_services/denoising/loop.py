@@ -1,0 +1,151 @@
+"""The denoising loop: one batch per device, whose rows differ and come and go between steps.
+
+Each turn takes every running job one step on: one network call per group of jobs that may share
+one, then each job's own scheduler. It knows nothing of gRPC, and of a job only what
+`carrara_models.parts.Job` says.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+import torch
+from carrara_models.parts import DenoisingRequest, Generator, Job
+
+from carrara_services.admission import Failed, Finished, Progress, Ticket, WaitingLine
+
+logger = logging.getLogger(__name__)
+
+
+class _Row:
+    """One running job and what it has cost."""
+
+    def __init__(self, ticket: Ticket, job: Job) -> None:
+        self.ticket, self.job = ticket, job
+        self.rows = 0
+
+
+class DenoisingLoop:
+    """Runs a generator's jobs in a thread of its own.
+
+    Jobs start in the order in which they came, as soon as `max_batch_rows` has room; a wide one is
+    not overtaken by narrow ones. What a job raises is that job's alone.
+    """
+
+    def __init__(self, generator: Generator, *, max_queue_jobs: int, max_batch_rows: int) -> None:
+        self.line = WaitingLine(max_jobs=max_queue_jobs)
+        self.max_batch_rows = max_batch_rows
+        self._generator = generator
+        self._active: list[_Row] = []
+        self._thread = threading.Thread(target=self._run, name="denoising", daemon=True)
+        self._thread.start()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the jobs that are running."""
+        return sum(row.job.rows for row in tuple(self._active))
+
+    def close(self) -> None:
+        """Refuses new jobs, finishes those that run and waits for the thread's end."""
+        self.line.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._admit():
+                    self._turn()
+        except BaseException as error:
+            self.line.abort(error)
+            raise
+
+    def _admit(self) -> bool:
+        """Starts what has room, and waits for a job if none runs; false when closed and done."""
+        while True:
+            ticket = self.line.take(self._has_room, wait=not self._active)
+            if ticket is None:
+                return bool(self._active) or not self.line.closed
+            self._start(ticket)
+
+    def _has_room(self, ticket: Ticket) -> bool:
+        request: DenoisingRequest = ticket.payload
+        guided = any(name.startswith("negative_") for name in request.conditioning)
+        return not self._active or self.rows + (2 if guided else 1) <= self.max_batch_rows
+
+    def _start(self, ticket: Ticket) -> None:
+        began = time.perf_counter()
+        try:
+            job = self._generator.start(ticket.payload)
+        except Exception as error:
+            self._fail(ticket, error)
+            return
+        ticket.compute_seconds += time.perf_counter() - began
+        self._active.append(_Row(ticket, job))
+
+    def _turn(self) -> None:
+        """Takes every running job one step on."""
+        groups: dict[tuple[object, ...], list[_Row]] = {}
+        for row in self._active:
+            groups.setdefault(row.job.group, []).append(row)
+        for rows in groups.values():
+            present = self._without_abandoned(rows)
+            if not present:
+                continue
+            for row, output in self._predict(present):
+                self._advance(row, output)
+            self.line.beat()
+
+    def _without_abandoned(self, rows: Sequence[_Row]) -> list[_Row]:
+        for row in rows:
+            if row.ticket.abandoned:
+                self._active.remove(row)
+                self.line.leave(row.ticket)
+        return [row for row in rows if not row.ticket.abandoned]
+
+    def _predict(self, rows: Sequence[_Row]) -> list[tuple[_Row, torch.Tensor]]:
+        """Calls the network for jobs of one group; if that fails, for each alone."""
+        began = time.perf_counter()
+        try:
+            outputs = self._generator.predict([row.job for row in rows])
+        except Exception as error:
+            if len(rows) == 1:
+                self._drop(rows[0], error)
+                return []
+            logger.warning(
+                "a batch of %d jobs failed, trying each alone", len(rows), exc_info=error
+            )
+            return [pair for row in rows for pair in self._predict([row])]
+        seconds = time.perf_counter() - began
+        total = sum(row.job.rows for row in rows)
+        for row in rows:
+            row.ticket.compute_seconds += seconds * row.job.rows / total
+            row.rows += row.job.rows
+        return list(zip(rows, outputs, strict=True))
+
+    def _advance(self, row: _Row, output: torch.Tensor) -> None:
+        job, ticket = row.job, row.ticket
+        began = time.perf_counter()
+        try:
+            self._generator.advance(job, output)
+            done = job.step >= job.num_steps
+            sample = self._generator.finish(job) if done else None
+        except Exception as error:
+            self._drop(row, error)
+            return
+        ticket.compute_seconds += time.perf_counter() - began
+        ticket.tell(Progress(job.step, job.num_steps))
+        if done:
+            self._active.remove(row)
+            ticket.tell(Finished(sample, ticket.usage(steps=job.num_steps, rows=row.rows)))
+            self.line.leave(ticket)
+
+    def _drop(self, row: _Row, error: BaseException) -> None:
+        self._active.remove(row)
+        self._fail(row.ticket, error)
+
+    def _fail(self, ticket: Ticket, error: BaseException) -> None:
+        ticket.tell(Failed(error))
+        self.line.leave(ticket)

@@ -1,0 +1,57 @@
+"""`python -m carrara_services.generator`: the wiring of the generator's stage."""
+
+from __future__ import annotations
+
+import grpc
+from carrara.v1 import generator_pb2, generator_pb2_grpc, stage_pb2
+
+from carrara_services.serving import describe
+from carrara_services.serving.app import Stage
+from carrara_services.serving.command_line import run_stage
+from carrara_services.serving.settings import Settings
+
+
+def open_stage(settings: Settings) -> Stage:
+    """Loads the generator and puts its engine behind its servicer."""
+    # Here, not above: torch takes seconds, and a wrong flag is answered without it.
+    from carrara_services import torch_runtime
+    from carrara_services.generator.engine import GeneratorEngine
+    from carrara_services.generator.servicer import ROLE, GeneratorServicer
+
+    part, runtime = torch_runtime.load(settings, role=ROLE)
+    engine = GeneratorEngine(
+        part, max_queue_jobs=settings.max_queue_jobs, max_batch_rows=settings.max_batch_rows
+    )
+    loop = engine.loop
+    servicer = GeneratorServicer(engine, runtime=runtime)
+
+    def describe_now(draining: bool) -> stage_pb2.DescribeResponse:
+        load = stage_pb2.Load(
+            draining=draining,
+            jobs_queued=loop.line.queued,
+            jobs_running=loop.line.running,
+            rows=loop.rows,
+            max_batch_rows=loop.max_batch_rows,
+            max_queue_jobs=loop.line.max_jobs,
+        )
+        return describe.describe(
+            part, role=ROLE, checkpoint=settings.checkpoint, runtime=runtime, load=load
+        )
+
+    def register(server: grpc.aio.Server) -> None:
+        generator_pb2_grpc.add_GeneratorServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+
+    return Stage(
+        role=ROLE,
+        service=generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"].full_name,
+        register=register,
+        describe=describe_now,
+        warm_up=engine.warm_up,
+        line=loop.line,
+        hand_back=loop.line.close,
+        close=loop.close,
+    )
+
+
+if __name__ == "__main__":
+    run_stage("generator", open_stage)

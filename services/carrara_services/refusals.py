@@ -1,0 +1,69 @@
+"""Why a stage refuses or gives up work: one exception for each reason that the models do not have.
+
+Neither torch nor gRPC; `carrara_services.serving.errors` gives each its status.
+"""
+
+from __future__ import annotations
+
+
+class QueueFullError(Exception):
+    """The waiting line is full.
+
+    Attributes:
+        retry_after_seconds: When it is worth coming back.
+    """
+
+    def __init__(self, jobs: int, *, retry_after_seconds: float) -> None:
+        super().__init__(f"{jobs} jobs are waiting, which is the limit")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DrainingError(Exception):
+    """The stage is about to end and takes no new work."""
+
+    def __init__(self) -> None:
+        super().__init__("this stage is shutting down; ask another replica")
+
+
+class StalledError(Exception):
+    """The thread that does the work has ended; only a restart helps."""
+
+    def __init__(self) -> None:
+        super().__init__("this stage's worker has ended; restart the stage")
+
+
+class DeadlineError(Exception):
+    """The caller's time is over.
+
+    Attributes:
+        step: Steps done; None for work that was still waiting or has no steps.
+    """
+
+    def __init__(self, where: str, *, step: int | None = None) -> None:
+        super().__init__(f"the deadline passed {where}")
+        self.step = step
+
+
+class UnknownFieldError(ValueError):
+    """A field that this stage does not know: acting without it would make another picture."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(
+            f"{field}: this stage does not know it; the caller is newer than the stage"
+        )
+        self.field = field
+
+
+class FingerprintError(Exception):
+    """The job is meant for other weights."""
+
+    def __init__(self, wanted: str, *, have: str) -> None:
+        super().__init__(f"the job is for stage {wanted}, and this one is {have}")
+
+
+class RandomStateError(ValueError):
+    """A random state that no torch generator takes."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field

@@ -1,0 +1,1 @@
+"""What all stages share as servers: settings, limits, errors, logs, the server itself. No torch."""

@@ -1,0 +1,207 @@
+"""The server of one stage: bound, warmed up, healthy, drained. The same for all three roles."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from carrara.v1 import stage_pb2, stage_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from carrara_services.admission import WaitingLine
+from carrara_services.serving import limits, validation
+from carrara_services.serving.interceptors import Calls
+from carrara_services.serving.settings import Settings, SettingsError
+
+logger = logging.getLogger(__name__)
+
+_STAGE_SERVICE = stage_pb2.DESCRIPTOR.services_by_name["StageService"].full_name
+_HEALTH_INTERVAL_SECONDS = 1.0
+_LAST_BYTES_SECONDS = 1.0  # for what a finished call still has on its way to the caller
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a server needs to know of its stage.
+
+    Attributes:
+        role: text-encoder, generator or decoder.
+        service: Full name of the stage's own service.
+        register: Adds the stage's servicer to a server.
+        describe: Answers Describe, given whether the stage is draining.
+        warm_up: Runs the network once on the path that requests take.
+        line: Where its work waits; health follows it.
+        hand_back: Refuses what waits when draining begins; what runs is finished.
+        close: Ends the worker's thread; blocks until it has.
+    """
+
+    role: str
+    service: str
+    register: Callable[[grpc.aio.Server], None]
+    describe: Callable[[bool], stage_pb2.DescribeResponse]
+    warm_up: Callable[[], Awaitable[None]]
+    line: WaitingLine
+    hand_back: Callable[[], None]
+    close: Callable[[], None]
+
+
+class _StageServicer(stage_pb2_grpc.StageServiceServicer):
+    def __init__(self, stage: Stage, calls: Calls) -> None:
+        self._stage, self._calls = stage, calls
+
+    async def Describe(
+        self, request: stage_pb2.DescribeRequest, context: Any
+    ) -> stage_pb2.DescribeResponse:
+        validation.refuse_unknown_fields(request)
+        return self._stage.describe(self._calls.draining)
+
+
+class StageServer:
+    """A stage on an address. Make it inside the event loop that it serves in.
+
+    The address is taken first and the stage opened then, so that a bad address costs no loading;
+    nothing is answered before the warm-up.
+
+    Attributes:
+        address: Where it listens; a port of 0 has been replaced by the real one.
+    """
+
+    def __init__(self, role: str, settings: Settings) -> None:
+        """Takes the address.
+
+        Raises:
+            SettingsError: The address is not usable, or not allowed without --insecure.
+        """
+        check_bind(settings.bind, insecure=settings.insecure)
+        self._settings = settings
+        self._calls = Calls(role=role)
+        self._server = grpc.aio.server(
+            interceptors=(self._calls,),
+            options=[
+                ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),
+                ("grpc.max_metadata_size", limits.MAX_METADATA_BYTES),
+                ("grpc.so_reuseport", 0),  # two stages on one port would share its calls in silence
+            ],
+        )
+        self.address = self._bind(settings.bind)
+        self._health = health.aio.HealthServicer()
+        self._stage: Stage | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    def _bind(self, bind: str) -> str:
+        try:
+            port = self._server.add_insecure_port(bind)
+        except RuntimeError as error:
+            raise SettingsError(f"--bind {bind}: the address is in use or not ours") from error
+        if not port or bind.startswith("unix:"):
+            return bind
+        return f"{bind.rpartition(':')[0]}:{port}"
+
+    async def start(self, open_stage: Callable[[Settings], Stage]) -> None:
+        """Opens the stage, warms it up and serves."""
+        stage = self._stage = open_stage(self._settings)
+        stage.register(self._server)
+        servicer = _StageServicer(stage, self._calls)
+        stage_pb2_grpc.add_StageServiceServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (stage.service, _STAGE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        await stage.warm_up()
+        await self._tell_health(stage)
+        await self._server.start()
+        self._watch = asyncio.create_task(self._watch_health(stage))
+
+    async def _watch_health(self, stage: Stage) -> None:
+        while True:
+            await asyncio.sleep(_HEALTH_INTERVAL_SECONDS)
+            await self._tell_health(stage)
+
+    async def _tell_health(self, stage: Stage) -> None:
+        healthy = stage.line.healthy
+        answer = health_pb2.HealthCheckResponse
+        status = answer.SERVING if healthy else answer.NOT_SERVING
+        for name in ("", stage.service, _STAGE_SERVICE):
+            await self._health.set(name, status)
+
+    async def drain(self) -> None:
+        """Takes no new work, finishes what runs, and ends."""
+        self._calls.draining = True
+        await self._health.enter_graceful_shutdown()
+        if self._stage is not None:
+            self._stage.hand_back()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limits.MAX_DRAIN_SECONDS):
+                await self._calls.idle()
+        await self.close(grace=_LAST_BYTES_SECONDS)
+
+    async def close(self, *, grace: float | None = None) -> None:
+        """Ends; calls under way are cancelled, at once or after `grace` seconds."""
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._server.stop(grace)
+        if self._stage is not None:
+            await asyncio.to_thread(self._stage.close)
+
+
+async def serve(role: str, settings: Settings, *, open_stage: Callable[[Settings], Stage]) -> None:
+    """Serves a stage until SIGTERM or SIGINT, then drains it.
+
+    Prints one JSON line with role and address on stdout as soon as calls are answered.
+
+    Raises:
+        SettingsError: The address or the device cannot be used.
+        CheckpointError: The checkpoint cannot.
+    """
+    server = StageServer(role, settings)
+    told = asyncio.Event()
+    try:
+        await server.start(open_stage)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, told.set)
+    except BaseException:
+        await server.close()
+        raise
+    print(json.dumps({"role": role, "address": server.address}), flush=True)
+    logger.info("serving", extra={"role": role, "address": server.address})
+    await told.wait()
+    logger.info("draining", extra={"role": role})
+    await server.drain()
+    logger.info("ended", extra={"role": role})
+
+
+def check_bind(bind: str, *, insecure: bool) -> None:
+    """Refuses an address that other machines can reach, unless the operator said so.
+
+    Raises:
+        SettingsError: What is wrong with the address.
+    """
+    if bind.startswith("unix:"):
+        return
+    host, _, port = bind.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise SettingsError(f"--bind {bind}: give HOST:PORT or unix:PATH")
+    if not _is_loopback(host.strip("[]")) and not insecure:
+        raise SettingsError(
+            f"--bind {bind}: other machines can reach this address, and calls are neither "
+            "encrypted nor authenticated; bind to 127.0.0.1 or a Unix socket, or add --insecure"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,96 @@
+"""The flags of a stage's process, for `carrara serve` and `python -m` alike."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Annotated, NoReturn
+
+import typer
+from carrara_models.errors import CheckpointError
+
+from carrara_services.serving import app, logs
+from carrara_services.serving.settings import Settings, SettingsError, read_settings
+
+logger = logging.getLogger(__name__)
+
+# A flag's default is None, so that its CARRARA_* variable, then the default of `Settings`, applies.
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(help="Folder, embedded name or hub id. [CARRARA_CHECKPOINT; drawn-latent]"),
+]
+Bind = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT or unix:PATH; port 0 is any. [CARRARA_BIND; 127.0.0.1:50051]"),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. [CARRARA_DEVICE; cpu]")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, float16 or bfloat16. [CARRARA_DTYPE; float32 on CPU, float16 on CUDA]"
+    ),
+]
+NumThreads = Annotated[
+    int | None, typer.Option(help="That torch computes with. [CARRARA_NUM_THREADS; torch's choice]")
+]
+MaxQueueJobs = Annotated[
+    int | None, typer.Option(help="How many jobs may wait. [CARRARA_MAX_QUEUE_JOBS; 64]")
+]
+MaxBatchRows = Annotated[
+    int | None, typer.Option(help="Generators: rows of a batch. [CARRARA_MAX_BATCH_ROWS; 32]")
+]
+Insecure = Annotated[
+    bool | None,
+    typer.Option(
+        "--insecure", help="Allow an address that other machines reach. [CARRARA_INSECURE]"
+    ),
+]
+LogLevel = Annotated[
+    str | None, typer.Option(help="debug, info, warning or error. [CARRARA_LOG_LEVEL; info]")
+]
+
+
+def run_stage(role: str, open_stage: Callable[[Settings], app.Stage]) -> None:
+    """Reads the flags from the command line and serves: the body of each stage's `__main__`."""
+
+    def stage(
+        context: typer.Context,
+        checkpoint: Checkpoint = None,
+        bind: Bind = None,
+        device: Device = None,
+        dtype: Dtype = None,
+        num_threads: NumThreads = None,
+        max_queue_jobs: MaxQueueJobs = None,
+        max_batch_rows: MaxBatchRows = None,
+        insecure: Insecure = None,
+        log_level: LogLevel = None,
+    ) -> None:
+        serve_stage(role, open_stage, given=context.params)
+
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command.command(help=f"Serves the {role} of a checkpoint.")(stage)
+    command()
+
+
+def serve_stage(
+    role: str, open_stage: Callable[[Settings], app.Stage], *, given: dict[str, object]
+) -> None:
+    """Serves a stage until it is told to end; an operator's mistake is one line and exit 2."""
+    try:
+        settings = read_settings(given)
+        logs.configure(settings.log_level)
+        asyncio.run(app.serve(role, settings, open_stage=open_stage))
+    except (SettingsError, CheckpointError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except Exception as error:
+        logger.exception("the %s could not be served", role)
+        fail(f"{type(error).__name__}: {error}", code=1)
+
+
+def fail(message: str, *, code: int = 2) -> NoReturn:
+    """Ends the command with one clear line on stderr."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,64 @@
+"""A stage's settings, from flags and `CARRARA_*` variables; nothing else reads the environment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from carrara_services.serving import limits
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message names the flag and what it takes."""
+
+
+class Settings(BaseSettings):
+    """What an operator says about one stage.
+
+    Attributes:
+        checkpoint: A folder, the name of an embedded checkpoint, or a hub id.
+        bind: HOST:PORT or unix:PATH; port 0 takes a free one.
+        device: cpu, cuda or cuda:N.
+        dtype: Of the networks; None is float32 on CPU and float16 on CUDA.
+        num_threads: That torch computes with; None is torch's own choice. Results depend on it.
+        max_queue_jobs: How many jobs may wait.
+        max_batch_rows: Rows of the network's batch; generators only.
+        insecure: Allows an address that other machines can reach.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CARRARA_", frozen=True, extra="forbid")
+
+    checkpoint: str = "drawn-latent"
+    bind: str = "127.0.0.1:50051"
+    device: str = "cpu"
+    dtype: Dtype | None = None
+    num_threads: int | None = Field(default=None, ge=1)
+    max_queue_jobs: int = Field(default=limits.MAX_QUEUE_JOBS, ge=1)
+    max_batch_rows: int = Field(default=limits.MAX_BATCH_ROWS, ge=1)
+    insecure: bool = False
+    log_level: LogLevel = "info"
+
+
+def read_settings(given: dict[str, object]) -> Settings:
+    """Builds the settings from flags, then variables, then defaults.
+
+    Args:
+        given: The flags; those that are None were not given.
+
+    Raises:
+        SettingsError: A value is out of range.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise SettingsError(
+            f"--{name.replace('_', '-')} (or CARRARA_{name.upper()}): "
+            f"{first['input']!r}: {first['msg']}"
+        ) from error

@@ -1,0 +1,203 @@
+"""Runs the three stages as processes of this machine, and perhaps a command beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+
+import typer
+
+FIRST_PORT = 50051
+_LAST_LOG_LINES = 20
+_POLL_SECONDS = 0.1
+# How long the stages may take to end by themselves once told.
+_END_SECONDS = 30.0
+
+
+class _Stopped(BaseException):
+    """SIGTERM or Ctrl-C; like KeyboardInterrupt, nothing but the outermost block may swallow it."""
+
+
+class _StageProcess:
+    """One stage's process; keeps its last log lines."""
+
+    def __init__(self, role: str, *, module: str, arguments: Sequence[str], port: int) -> None:
+        self.role = role
+        self.address = ""
+        self._log: deque[str] = deque(maxlen=_LAST_LOG_LINES)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, "--bind", f"127.0.0.1:{port}", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Ctrl-C in the terminal reaches `up` alone, which then ends its stages in order.
+            start_new_session=True,
+        )
+        self._readers = [
+            threading.Thread(target=self._read_ready, daemon=True),
+            threading.Thread(target=self._read_log, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read_ready(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                self.address = json.loads(line)["address"]
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._log.append(line)
+            if self.address:  # before that, lines are shown only if the stage fails
+                sys.stderr.write(line)
+
+    def report(self) -> str:
+        """Says how the process ended, with its last log lines."""
+        for reader in self._readers:
+            reader.join(timeout=1)
+        return f"the {self.role} ended with status {self.process.poll()}\n{''.join(self._log)}".rstrip()
+
+    def end(self) -> None:
+        """Tells the process to drain."""
+        if self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self, until: float) -> None:
+        """Waits for its end, and kills it if it takes too long."""
+        try:
+            self.process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for reader in self._readers:
+            reader.join()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def run(modules: Mapping[str, str], *, arguments: Sequence[str], command: Sequence[str]) -> int:
+    """Starts the stages, and the command once all are ready; ends them all.
+
+    Args:
+        modules: Role to the module that serves it.
+        arguments: For every stage.
+        command: Empty: wait for Ctrl-C or SIGTERM.
+
+    Returns:
+        The command's status; without one 0, or 1 if a stage ended by itself.
+    """
+    stages: list[_StageProcess] = []
+    with _signals_as_exception():
+        try:
+            for (role, module), port in zip(modules.items(), _ports(len(modules)), strict=True):
+                stages.append(_StageProcess(role, module=module, arguments=arguments, port=port))
+            _wait_until_ready(stages)
+            if command:
+                return _run_beside(command, stages)
+            typer.echo(_how_to_use(stages))
+            while True:
+                _refuse_ended(stages)
+                time.sleep(_POLL_SECONDS)
+        except _Ended as ended:
+            typer.echo(f"error: {ended}", err=True)
+            return 1
+        except _Stopped as stopped:
+            return int(stopped.args[0]) if command else 0
+        finally:
+            until = time.monotonic() + _END_SECONDS
+            for stage in stages:
+                stage.end()
+            for stage in stages:
+                stage.wait(until)
+
+
+class _Ended(Exception):
+    """A stage ended by itself."""
+
+
+def _refuse_ended(stages: Sequence[_StageProcess]) -> None:
+    for stage in stages:
+        if stage.process.poll() is not None:
+            raise _Ended(stage.report())
+
+
+def _wait_until_ready(stages: Sequence[_StageProcess]) -> None:
+    while not all(stage.address for stage in stages):
+        _refuse_ended(stages)
+        time.sleep(_POLL_SECONDS)
+
+
+def _run_beside(command: Sequence[str], stages: Sequence[_StageProcess]) -> int:
+    addresses = {
+        f"CARRARA_{stage.role.upper().replace('-', '_')}": stage.address for stage in stages
+    }
+    try:
+        beside = subprocess.Popen(command, env={**os.environ, **addresses})
+    except OSError as error:
+        typer.echo(f"error: {command[0]}: {error.strerror}", err=True)
+        return 127
+    try:
+        while (status := beside.poll()) is None:
+            _refuse_ended(stages)
+            time.sleep(_POLL_SECONDS)
+    finally:
+        if beside.poll() is None:
+            beside.terminate()
+            beside.wait()
+    return status if status >= 0 else 128 - status  # as a shell reports a signal
+
+
+def _how_to_use(stages: Sequence[_StageProcess]) -> str:
+    options = " ".join(f"--{stage.role} {stage.address}" for stage in stages)
+    return (
+        f'carrara generate "a large red circle on a white background" -o out.png {options}\n'
+        "Ctrl-C ends the stages."
+    )
+
+
+def _ports(count: int) -> list[int]:
+    """The usual ports where they are free, else 0, which takes any."""
+    return [port if _is_free(port) else 0 for port in range(FIRST_PORT, FIRST_PORT + count)]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _signals_as_exception() -> Iterator[None]:
+    """Turns SIGTERM and Ctrl-C into `_Stopped`, once, so that the ending itself is not cut short."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Stopped(128 + number)
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    for each in before:
+        signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,60 @@
+"""`python -m carrara_services.text_encoder`: the wiring of the text encoder's stage."""
+
+from __future__ import annotations
+
+import grpc
+from carrara.v1 import stage_pb2, text_encoder_pb2, text_encoder_pb2_grpc
+
+from carrara_services.serving import describe, limits
+from carrara_services.serving.app import Stage
+from carrara_services.serving.command_line import run_stage
+from carrara_services.serving.settings import Settings
+
+
+def open_stage(settings: Settings) -> Stage:
+    """Loads the text encoder and puts its engine behind its servicer."""
+    # Here, not above: torch takes seconds, and a wrong flag is answered without it.
+    from carrara_services import torch_runtime
+    from carrara_services.text_encoder.engine import TextEncoderEngine
+    from carrara_services.text_encoder.servicer import ROLE, TextEncoderServicer
+
+    part, runtime = torch_runtime.load(settings, role=ROLE)
+    engine = TextEncoderEngine(
+        part,
+        max_queue_jobs=settings.max_queue_jobs,
+        max_cached_texts=limits.MAX_CACHED_TEXTS,
+        max_cached_bytes=limits.MAX_CACHED_BYTES,
+    )
+    line = engine.worker.line
+    servicer = TextEncoderServicer(engine, runtime=runtime)
+
+    def describe_now(draining: bool) -> stage_pb2.DescribeResponse:
+        load = stage_pb2.Load(
+            draining=draining,
+            jobs_queued=line.queued,
+            jobs_running=line.running,
+            rows=line.running,
+            max_batch_rows=1,
+            max_queue_jobs=line.max_jobs,
+        )
+        return describe.describe(
+            part, role=ROLE, checkpoint=settings.checkpoint, runtime=runtime, load=load
+        )
+
+    def register(server: grpc.aio.Server) -> None:
+        text_encoder_pb2_grpc.add_TextEncoderServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+
+    return Stage(
+        role=ROLE,
+        service=text_encoder_pb2.DESCRIPTOR.services_by_name["TextEncoderService"].full_name,
+        register=register,
+        describe=describe_now,
+        warm_up=engine.warm_up,
+        line=line,
+        hand_back=lambda: None,  # texts take milliseconds: all that were admitted are finished
+        close=engine.worker.close,
+    )
+
+
+if __name__ == "__main__":
+    run_stage("text-encoder", open_stage)

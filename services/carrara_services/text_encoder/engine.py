@@ -1,0 +1,146 @@
+"""The text encoder's engine: one text at a time, and none twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from carrara_models.parts import Encoded, TextEncoder
+
+from carrara_services.admission import Finished, Usage, finished
+from carrara_services.refusals import DeadlineError
+from carrara_services.worker import Worker
+
+Text = tuple[str, str]  # field, text
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """One text's tensors and what they cost; a cached one cost nothing."""
+
+    encoded: Encoded
+    usage: Usage
+    cached: bool
+
+
+class Cache:
+    """Least recently used texts leave first; bounded by how many they are and by their bytes."""
+
+    def __init__(self, *, max_texts: int, max_bytes: int) -> None:
+        self._max_texts, self._max_bytes = max_texts, max_bytes
+        self._texts: OrderedDict[Text, Encoded] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def get(self, text: Text) -> Encoded | None:
+        """Looks a text up, and counts that as use."""
+        if text not in self._texts:
+            return None
+        self._texts.move_to_end(text)
+        return self._texts[text]
+
+    def put(self, text: Text, encoded: Encoded) -> None:
+        """Keeps a text's tensors, and drops what has not been used for longest."""
+        if (before := self._texts.pop(text, None)) is not None:
+            self.bytes -= _size(text, before)
+        self._texts[text] = encoded
+        self.bytes += _size(text, encoded)
+        while len(self._texts) > self._max_texts or self.bytes > self._max_bytes:
+            oldest, dropped = self._texts.popitem(last=False)
+            self.bytes -= _size(oldest, dropped)
+
+
+def _size(text: Text, encoded: Encoded) -> int:
+    return len(text[1].encode()) + sum(tensor.nbytes for tensor in encoded.tensors.values())
+
+
+class _Flight:
+    """One text being encoded, and how many requests wait for it."""
+
+    def __init__(self, task: asyncio.Task[Finished]) -> None:
+        self.task = task
+        self.waiting = 0
+
+
+class TextEncoderEngine:
+    """One text encoder, the thread that it works in, and the texts that it knows already.
+
+    Texts are known by their content: the weights of a process never change. All but the worker's
+    thread runs in one event loop.
+
+    Attributes:
+        part: The text encoder itself.
+        worker: Where its work waits and runs.
+        cache: What has been encoded.
+    """
+
+    def __init__(
+        self,
+        part: TextEncoder,
+        *,
+        max_queue_jobs: int,
+        max_cached_texts: int,
+        max_cached_bytes: int,
+    ) -> None:
+        self.part = part
+        self.worker = Worker(self._encode, name="encoding", max_queue_jobs=max_queue_jobs)
+        self.cache = Cache(max_texts=max_cached_texts, max_bytes=max_cached_bytes)
+        self._flights: dict[Text, _Flight] = {}
+
+    async def encode(self, text: str, *, field: str, deadline: float | None) -> EncodedText:
+        """Encodes one text, or takes it from the cache or from a request that is encoding it now.
+
+        Args:
+            field: "prompt" or "negative_prompt".
+            deadline: In the event loop's time; None for none.
+
+        Raises:
+            DeadlineError: The deadline passed.
+            QueueFullError, DrainingError, StalledError: The work was refused.
+        """
+        key = (field, text)
+        if (known := self.cache.get(key)) is not None:
+            return EncodedText(known, Usage(queue_ms=0, running_ms=0, compute_ms=0), cached=True)
+        joined = key in self._flights
+        flight = self._flights.get(key) or self._take_off(key)
+        flight.waiting += 1
+        try:
+            async with asyncio.timeout_at(deadline):
+                # Shielded: one request's end is not that of the others that wait for this text.
+                done = await asyncio.shield(flight.task)
+        except TimeoutError:
+            raise DeadlineError("in the text-encoder") from None
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting:
+                flight.task.cancel()
+        return EncodedText(done.result, done.usage, cached=joined)
+
+    def _take_off(self, key: Text) -> _Flight:
+        task = asyncio.create_task(
+            finished(self.worker.line, key, deadline=None, stage="text-encoder")
+        )
+        flight = self._flights[key] = _Flight(task)
+
+        def land(task: asyncio.Task[Finished]) -> None:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+            if not task.cancelled() and task.exception() is None:
+                self.cache.put(key, task.result().result)
+
+        task.add_done_callback(land)
+        return flight
+
+    async def warm_up(self) -> None:
+        """Encodes a text on the path that requests take."""
+        await finished(self.worker.line, ("prompt", ""), deadline=None, stage="text-encoder")
+
+    @torch.inference_mode()
+    def _encode(self, work: Any) -> Encoded:
+        field, text = work
+        return self.part.encode_text(text, field=field)

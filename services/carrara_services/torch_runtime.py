@@ -1,0 +1,92 @@
+"""Loads a part, and sets what its numbers depend on: device, data type, threads, versions."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+import torch
+from carrara_models.checkpoints import open_checkpoint
+from carrara_models.families import Role, load_part
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from carrara_services.serving.describe import Runtime
+from carrara_services.serving.settings import Settings, SettingsError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def device_of(settings: Settings) -> torch.device:
+    """Finds the device that the settings name.
+
+    Raises:
+        SettingsError: There is no such device.
+    """
+    try:
+        device = torch.device(settings.device)
+    except RuntimeError as error:
+        raise SettingsError(f"--device {settings.device}: use cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise SettingsError(f"--device {settings.device}: use cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(
+            f"--device {settings.device}: torch sees {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def dtype_of(settings: Settings, *, device: torch.device) -> torch.dtype:
+    """Gives the data type of the networks: as told, else float32 on CPU and float16 on CUDA."""
+    default = "float32" if device.type == "cpu" else "float16"
+    return DTYPES[settings.dtype or default]
+
+
+def use_threads(settings: Settings) -> None:
+    """Sets how many threads torch computes with, where the settings say so."""
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+
+
+def runtime_of(device: torch.device, *, dtype: torch.dtype) -> Runtime:
+    """Describes where and how a part on `device` computes."""
+    if device.type == "cpu":
+        name = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    else:
+        name = torch.cuda.get_device_name(device)
+    libraries = ("carrara", "torch", "diffusers", "transformers")
+    return Runtime(
+        exact=device.type == "cpu",
+        engine="torch",
+        precision=str(dtype).removeprefix("torch."),
+        device=name,
+        num_threads=torch.get_num_threads(),
+        versions={library: metadata.version(library) for library in libraries},
+    )
+
+
+def load(settings: Settings, *, role: Role) -> tuple[Any, Runtime]:
+    """Loads the part that a stage serves.
+
+    Returns:
+        A part of `carrara_models.parts`, and how it computes.
+
+    Raises:
+        SettingsError: There is no such device.
+        CheckpointError: The checkpoint cannot be used.
+    """
+    _quiet_libraries()
+    device = device_of(settings)
+    dtype = dtype_of(settings, device=device)
+    use_threads(settings)
+    checkpoint = open_checkpoint(settings.checkpoint, role=role)
+    return load_part(checkpoint, device=device, dtype=dtype), runtime_of(device, dtype=dtype)
+
+
+def _quiet_libraries() -> None:
+    """Sends what the model libraries say to this process's own logs, and lets them draw no bars."""
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_default_handler()
+        library.enable_propagation()
+        library.disable_progress_bar()
+        library.set_verbosity_error()  # they warn of packages that no stage needs

@@ -1,0 +1,42 @@
+"""One thread that does one piece of work at a time: for text encoders and for decoders."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from carrara_services.admission import Failed, Finished, WaitingLine
+
+
+class Worker:
+    """Calls `work` with each admitted payload, in order, in a thread of its own."""
+
+    def __init__(self, work: Callable[[Any], Any], *, name: str, max_queue_jobs: int) -> None:
+        self.line = WaitingLine(max_jobs=max_queue_jobs)
+        self._work = work
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Refuses new work, finishes what runs and waits for the thread's end."""
+        self.line.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while (ticket := self.line.take(wait=True)) is not None:
+                began = time.perf_counter()
+                try:
+                    result = self._work(ticket.payload)
+                except Exception as error:
+                    ticket.tell(Failed(error))
+                else:
+                    ticket.compute_seconds = time.perf_counter() - began
+                    ticket.tell(Finished(result, ticket.usage()))
+                finally:
+                    self.line.leave(ticket)
+        except BaseException as error:
+            self.line.abort(error)
+            raise
