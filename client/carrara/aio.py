@@ -1,0 +1,376 @@
+"""The cascade for asyncio: encode once, then each image through generators and decoders on its own.
+
+What stages hand to one another is forwarded unopened; only the last one's picture is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from os import PathLike, fspath
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from carrara.chain import Chain, Step, link
+from carrara.connections import Request, Stage
+from carrara.exceptions import CascadeClosedError, InternalStageError
+from carrara.outcomes import Outcome
+from carrara.prompts import Prompt, check, refusal, seeds_for
+from carrara.results import Event, Finished, GenerationResult, Preview, Progress, Queued
+from carrara.runtimes import RunningStages, start_embedded
+from carrara.tensors import TensorError, to_numpy
+from carrara.v1 import stage_pb2, text_encoder_pb2
+from carrara.v1.tensor_pb2 import Tensor
+
+MAX_IMAGES_AT_ONCE = 16  # of one request, so that it leaves room in the stages' queues
+
+Emit = Callable[[Event], None]
+T = TypeVar("T")
+
+
+class AsyncCascade:
+    """A chain of connected stages; made by `connect` or `embedded`, not by calling the class.
+
+        async with await AsyncCascade.connect(
+            text_encoders=["localhost:50051"],
+            generators=["localhost:50052"],
+            decoders=["localhost:50053"],
+        ) as cascade:
+            result = await cascade.generate("a large red circle", seed=7)
+            result.images[0].save("circle.png")
+
+    Several requests may run at once.
+    """
+
+    def __init__(self, chain: Chain, *, running: RunningStages | None = None) -> None:
+        self._chain, self._running = chain, running
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @classmethod
+    async def connect(
+        cls,
+        *,
+        text_encoders: Iterable[str] = (),
+        generators: Iterable[str],
+        decoders: Iterable[str] = (),
+    ) -> Self:
+        """Connects to running stages and checks that they fit together.
+
+        Args:
+            text_encoders: Addresses, each one stage: `host:port`, `unix:/path` or `dns:///name:port`;
+                replicas of one stage stand in one string, `host:a,host:b`, and take turns.
+            generators: Likewise, in the order of the image's way.
+            decoders: Likewise.
+
+        Raises:
+            StageUnavailableError: A stage did not answer within ten seconds.
+            NotAStageError: An address is something else.
+            ContractError: Two stages do not fit together; names both.
+            InvalidArgumentError: An address cannot be read, or there is no generator.
+        """
+        encoders = _stages("text-encoder", "text_encoders", text_encoders)
+        painters = _stages("generator", "generators", generators)
+        if not painters:
+            raise refusal("generators", [], "at least one address")
+        painters += _stages("decoder", "decoders", decoders)
+        stages = [*encoders, *painters]
+        try:
+            await _all(stage.connect() for stage in stages)
+            return cls(link(encoders, painters))
+        except BaseException:
+            await asyncio.gather(*(stage.close() for stage in stages))
+            raise
+
+    @classmethod
+    async def embedded(cls, checkpoint: str | PathLike[str] | None = None) -> Self:
+        """Runs all stages of a checkpoint in this process.
+
+        Args:
+            checkpoint: Name of one that ships with Carrara, or a folder; None for the default.
+
+        Raises:
+            MissingExtraError: The services are not installed.
+        """
+        name = None if checkpoint is None else fspath(checkpoint)
+        running = await asyncio.to_thread(start_embedded, name)
+        try:
+            cascade = await cls.connect(
+                text_encoders=running.text_encoders,
+                generators=running.generators,
+                decoders=running.decoders,
+            )
+        except BaseException:
+            await asyncio.to_thread(running.close)
+            raise
+        cascade._running = running
+        return cascade
+
+    @property
+    def descriptions(self) -> tuple[tuple[str, str, stage_pb2.DescribeResponse], ...]:
+        """Role, address and description of every stage, in the order of the chain."""
+        return tuple((stage.role, stage.address, stage.description) for stage in self._chain.stages)
+
+    async def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        negative_prompt: str | None = None,
+        num_images: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        scheduler: str | None = None,
+        seed: int | Sequence[int] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        timeout_seconds: float = 600,
+    ) -> GenerationResult:
+        """Paints pictures. What is not given takes the stages' default.
+
+        Args:
+            prompt: Any text, an empty one included; None only for a cascade without text encoders.
+            negative_prompt: What to steer away from; needs guidance.
+            num_images: One by default, or as many as there are seeds.
+            num_inference_steps: 1 to the stage's limit.
+            guidance_scale: 0 to 1 is off.
+            scheduler: A name that the generator knows.
+            seed: 0 to 2^64 - 1; image i has `seed + i` modulo 2^64. Or a list with one for each
+                image. None draws one; the result tells which.
+            height: Pixels, a multiple of the model's size factor.
+            width: Likewise.
+            timeout_seconds: For everything together.
+
+        Raises:
+            CarraraError: See `carrara.exceptions`; nothing has been computed if it is an
+                `InvalidArgumentError` of this client.
+        """
+        async with aclosing(
+            self.stream(
+                prompt,
+                negative_prompt=negative_prompt,
+                num_images=num_images,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                scheduler=scheduler,
+                seed=seed,
+                height=height,
+                width=width,
+                timeout_seconds=timeout_seconds,
+            )
+        ) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return event.result
+        raise AssertionError("a stream ends with Finished or an exception")
+
+    async def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        negative_prompt: str | None = None,
+        num_images: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        scheduler: str | None = None,
+        seed: int | Sequence[int] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        timeout_seconds: float = 600,
+    ) -> AsyncGenerator[Event, None]:
+        """Paints pictures and tells how far they are; arguments and exceptions as of `generate`.
+
+        Closing the iterator early cancels the running jobs.
+
+        Yields:
+            `Queued`, `Progress` and `Preview` as they come, in the end one `Finished`.
+        """
+        if self._closed:
+            raise CascadeClosedError("the cascade has been closed")
+        if not 0 < timeout_seconds < math.inf:
+            raise refusal("timeout_seconds", timeout_seconds, "more than 0, and finite")
+        wanted = Prompt(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            seeds=seeds_for(seed, num_images=num_images),
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            scheduler=scheduler,
+            height=height,
+            width=width,
+        )
+        check(wanted, self._chain)
+
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        work = asyncio.create_task(self._paint(wanted, timeout_seconds, events.put_nowait))
+        work.add_done_callback(lambda _: events.put_nowait(None))
+        self._tasks.add(work)
+        work.add_done_callback(self._tasks.discard)
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            if work.cancelled():
+                raise CascadeClosedError("the cascade was closed while it painted")
+            work.result()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Cancels what runs and ends the connections, and the stages that `embedded` started."""
+        self._closed = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(stage.close() for stage in self._chain.stages))
+        running, self._running = self._running, None
+        if running is not None:
+            await asyncio.to_thread(running.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def _paint(self, wanted: Prompt, timeout_seconds: float, emit: Emit) -> None:
+        request = Request.lasting(timeout_seconds)
+        outcome = Outcome(self._chain, wanted)
+        conditionings = await _all(
+            self._encode(index, wanted, outcome, request, emit)
+            for index in range(len(self._chain.encoders))
+        )
+        room = asyncio.Semaphore(MAX_IMAGES_AT_ONCE)
+
+        async def paint_one(image_index: int) -> Image.Image:
+            async with room:
+                return await self._paint_one(
+                    image_index, wanted, conditionings, outcome, request, emit
+                )
+
+        images = await _all(paint_one(index) for index in range(len(wanted.seeds)))
+        elapsed_ms = 1000 * (timeout_seconds - request.remaining_seconds)
+        emit(Finished(outcome.result(images, total_ms=elapsed_ms)))
+
+    async def _encode(
+        self, index: int, wanted: Prompt, outcome: Outcome, request: Request, emit: Emit
+    ) -> stage_pb2.Conditioning:
+        stage = self._chain.encoders[index]
+        message = text_encoder_pb2.EncodeRequest(
+            prompt=wanted.prompt,
+            negative_prompt=wanted.negative_prompt if outcome.guided else None,
+            guidance=outcome.guided,
+            stage_fingerprint=stage.description.fingerprint,
+        )
+        result = await stage.encode(message, request=request)
+        outcome.add(index, result)
+        emit(Progress(stage.role, index, 1, 1, None))
+        return result.conditioning
+
+    async def _paint_one(
+        self,
+        image_index: int,
+        wanted: Prompt,
+        conditionings: Sequence[stage_pb2.Conditioning],
+        outcome: Outcome,
+        request: Request,
+        emit: Emit,
+    ) -> Image.Image:
+        sample: stage_pb2.Sample | None = None
+        for step in self._chain.steps:
+            conditioning = None if step.encoder is None else conditionings[step.encoder]
+            job = _job(step, wanted, conditioning, sample, seed=wanted.seeds[image_index])
+            progress = Progress(step.stage.role, step.stage_index, 0, 1, image_index)
+
+            def on_event(event: stage_pb2.Event, step: Step = step) -> None:
+                nonlocal progress
+                role, index = step.stage.role, step.stage_index
+                match event.WhichOneof("event"):
+                    case "queued":
+                        emit(Queued(role, index, event.queued.position, image_index))
+                    case "progress":
+                        progress = replace(
+                            progress,
+                            step=event.progress.step,
+                            total_steps=event.progress.num_steps,
+                        )
+                        emit(progress)
+                    case "preview":
+                        preview = _picture(event.preview.image, step.stage)
+                        emit(Preview(role, index, event.preview.step, preview, image_index))
+
+            result = await step.stage.run(job, request=request, on_event=on_event)
+            if progress.step < progress.total_steps:
+                emit(replace(progress, step=progress.total_steps))
+            outcome.add(step.stage_index, result)
+            sample = result.sample
+        assert sample is not None, "a chain has at least one generator"
+        return _picture(sample.tensors["image"], self._chain.steps[-1].stage)
+
+
+def _stages(role: str, field: str, addresses: Iterable[str]) -> list[Stage]:
+    if isinstance(addresses, str):  # its characters would be taken for addresses
+        raise refusal(field, addresses, "a list of addresses")
+    return [Stage(address, role=role) for address in addresses]
+
+
+def _job(
+    step: Step,
+    wanted: Prompt,
+    conditioning: stage_pb2.Conditioning | None,
+    sample: stage_pb2.Sample | None,
+    *,
+    seed: int,
+) -> stage_pb2.Job:
+    description = step.stage.description
+    taken = {argument.name for argument in description.arguments}
+    given = {name: value for name, value in wanted.arguments.items() if name in taken}
+    return stage_pb2.Job(
+        arguments=stage_pb2.Arguments(**given),  # type: ignore[arg-type]
+        conditioning=conditioning,
+        sample=sample,
+        # Only the first stage starts from the seed; its random state then travels with its sample.
+        random_state=stage_pb2.RandomState(seed=seed) if sample is None else None,
+        consumer=step.consumer,
+        output_format=(
+            stage_pb2.OUTPUT_FORMAT_UNSPECIFIED
+            if step.consumer is not None
+            else stage_pb2.OUTPUT_FORMAT_UINT8
+        ),
+        stage_fingerprint=description.fingerprint,
+    )
+
+
+def _picture(tensor: Tensor, stage: Stage) -> Image.Image:
+    """Reads uint8 [H, W, 3]."""
+    try:
+        array = to_numpy(tensor)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+            raise TensorError(f"it is {array.dtype} {list(array.shape)}, not uint8 [H, W, 3]")
+    except TensorError as error:
+        raise InternalStageError(
+            f"{stage}: the picture cannot be read: {error}", role=stage.role, address=stage.address
+        ) from error
+    return Image.fromarray(array)
+
+
+async def _all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Runs them at once; the first failure cancels the others and is raised by itself."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,149 @@
+"""Gathers what the stages report about one request, and makes its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from typing import cast
+
+from PIL import Image
+
+from carrara.chain import Chain
+from carrara.prompts import Prompt
+from carrara.results import (
+    GeneratedImage,
+    GenerationResult,
+    GenerationWarning,
+    StageUsage,
+    png_settings,
+)
+from carrara.v1 import stage_pb2
+from carrara.v1.tensor_pb2 import DataType
+
+NUMERICS_NAMES = {stage_pb2.NUMERICS_EXACT: "exact", stage_pb2.NUMERICS_FAST: "fast"}
+
+_USAGE_FIELDS = tuple(field.name for field in stage_pb2.Usage.DESCRIPTOR.fields)
+
+
+class Outcome:
+    """The result of one request in the making.
+
+    Attributes:
+        guidance_scale: As given, else the first stage's default that has one; None without any.
+        num_inference_steps: Likewise.
+        scheduler: Likewise.
+    """
+
+    def __init__(self, chain: Chain, wanted: Prompt) -> None:
+        self._chain, self._wanted = chain, wanted
+        self._usage = [dict.fromkeys(_USAGE_FIELDS, 0) | {"queue_ms": 0.0} for _ in chain.stages]
+        self._provenance: list[stage_pb2.Provenance | None] = [None for _ in chain.stages]
+        self._warnings: dict[GenerationWarning, None] = {}  # a set that keeps the order
+        defaults: dict[str, float | str] = {}
+        for step in reversed(chain.steps):
+            for argument in step.stage.description.arguments:
+                if argument.choices:
+                    defaults[argument.name] = argument.choices[0]
+                elif argument.HasField("default_number"):
+                    defaults[argument.name] = argument.default_number
+        settings = defaults | wanted.arguments
+        steps, scale = settings.get("num_inference_steps"), settings.get("guidance_scale")
+        self.num_inference_steps = None if steps is None else int(steps)
+        self.guidance_scale = None if scale is None else float(scale)
+        self.scheduler = None if "scheduler" not in settings else str(settings["scheduler"])
+        if wanted.negative_prompt is not None and not self.guided:
+            self._warnings[
+                GenerationWarning(
+                    code="NEGATIVE_PROMPT_UNUSED",
+                    message="the negative prompt has no effect: "
+                    f"guidance is off at a guidance_scale of {self.guidance_scale:g}"
+                    if self.guidance_scale is not None
+                    else "the negative prompt has no effect: no stage takes a guidance_scale",
+                    field="negative_prompt",
+                )
+            ] = None
+
+    @property
+    def guided(self) -> bool:
+        """Whether the negative half is needed: a scale from 0 to 1 is off."""
+        return self.guidance_scale is not None and self.guidance_scale > 1
+
+    def add(self, stage_index: int, result: stage_pb2.Result) -> None:
+        """Takes down what one stage reports with one result."""
+        usage = self._usage[stage_index]
+        for name in _USAGE_FIELDS:
+            usage[name] += getattr(result.usage, name)
+        self._provenance[stage_index] = result.provenance
+        for warning in cast(Iterable[stage_pb2.Warning], result.warnings):
+            try:
+                code = stage_pb2.WarningCode.Name(warning.code).removeprefix("WARNING_CODE_")
+            except ValueError:  # of a newer stage
+                code = str(warning.code)
+            self._warnings[
+                GenerationWarning(code, warning.message, warning.field, warning.detail)
+            ] = None
+
+    def result(self, images: Sequence[Image.Image], *, total_ms: float) -> GenerationResult:
+        """Makes the result, once every stage has reported."""
+        stages = self._chain.stages
+        exact = all(
+            provenance is not None and provenance.numerics == stage_pb2.NUMERICS_EXACT
+            for provenance in self._provenance
+        )
+        numerics = "exact" if exact else "fast"
+        wanted = self._wanted
+        settings = {
+            "Software": f"Carrara {version('carrara')}",
+            "prompt": wanted.prompt,
+            "negative_prompt": wanted.negative_prompt if self.guided else None,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "scheduler": self.scheduler,
+            "height": images[0].height,
+            "width": images[0].width,
+            "numerics": numerics,
+            "stages": [
+                _origin(stage.role, stage.description.checkpoint, provenance)
+                for stage, provenance in zip(stages, self._provenance, strict=True)
+                if provenance is not None
+            ],
+        }
+        return GenerationResult(
+            prompt=wanted.prompt,
+            negative_prompt=wanted.negative_prompt,
+            images=tuple(
+                GeneratedImage(image, seed, png_settings(settings | {"seed": seed}))
+                for image, seed in zip(images, wanted.seeds, strict=True)
+            ),
+            usage=tuple(
+                StageUsage(
+                    role=stage.role,
+                    address=stage.address,
+                    fingerprint=stage.description.fingerprint,
+                    **usage,  # type: ignore[arg-type]
+                )
+                for stage, usage in zip(stages, self._usage, strict=True)
+            ),
+            numerics=numerics,
+            warnings=tuple(self._warnings),
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            scheduler=self.scheduler,
+            height=images[0].height,
+            width=images[0].width,
+            total_ms=total_ms,
+        )
+
+
+def _origin(role: str, checkpoint: str, provenance: stage_pb2.Provenance) -> dict[str, object]:
+    return {
+        "role": role,
+        "checkpoint": checkpoint,
+        "fingerprint": provenance.stage_fingerprint,
+        "numerics": NUMERICS_NAMES.get(provenance.numerics, "unknown"),
+        "engine": provenance.engine,
+        "precision": DataType.Name(provenance.precision).removeprefix("DATA_TYPE_").lower(),
+        "device": provenance.device,
+        "num_threads": provenance.num_threads,
+        "versions": dict(provenance.versions),
+    }
