@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from carrara_models.embedded import embedded_folder, embedded_names
 from carrara_models.errors import CheckpointError
 from carrara_models.families import FAMILIES, Family, Role
 from carrara_models.fingerprints import component_fingerprint, stage_fingerprint
 from carrara_models.weights import has_weights, read_json, weight_files
 
-EMBEDDED = Path(__file__).parent / "embedded"
 MANIFEST = "carrara.json"
 MANIFEST_FORMAT = 1
+ALL_COMPONENTS = sorted({name for family in FAMILIES.values() for name in family.components})
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Checkpoint:
     variant: str | None = None
 
     def has(self, component: str) -> bool:
-        """Whether the component's weights or files lie in the folder (its config alone is not enough)."""
+        """Whether the component can be loaded from the folder; its config alone is not enough."""
         return _is_present(self.path / component, self.variant)
 
     def config(self, component: str) -> dict[str, Any] | None:
@@ -66,11 +67,6 @@ class Checkpoint:
         return stage_fingerprint({name: self.fingerprints[name] for name in names})
 
 
-def embedded_names() -> list[str]:
-    """Names of the checkpoints that ship with the package."""
-    return sorted(path.parent.name for path in EMBEDDED.glob("*/model_index.json"))
-
-
 def resolve(
     name_or_folder: str | Path,
     *,
@@ -81,8 +77,8 @@ def resolve(
 
     Args:
         name_or_folder: A folder, the name of an embedded checkpoint, or a hub id (`owner/name`).
-        components: Sub-folders whose weights are wanted from the hub; all of the family if None. The
-            JSON files of the others come too: they are small and say how the parts fit together.
+        components: Sub-folders whose weights are wanted from the hub; None = all. The JSON files of
+            the others come too: they are small and say how the parts fit together.
         variant: Which weight files are wanted from the hub.
 
     Raises:
@@ -93,12 +89,12 @@ def resolve(
         return folder.resolve()
     name = str(name_or_folder)
     if name in embedded_names():
-        return EMBEDDED / name
+        return embedded_folder(name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _download(name, components=components, variant=variant)
     raise CheckpointError(
-        f"No checkpoint {name!r}: it is neither a folder, nor a hub id (owner/name), nor an embedded "
-        f"checkpoint ({', '.join(embedded_names()) or 'none is installed'})."
+        f"No checkpoint {name!r}: it is neither a folder, nor a hub id (owner/name), nor an "
+        f"embedded checkpoint ({_embedded()})."
     )
 
 
@@ -212,7 +208,7 @@ def load_component(checkpoint: Checkpoint, component: str, *, loader: Any, **opt
             output_loading_info=True,
             **options,
         )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever a config may provoke in two large libraries
         raise CheckpointError(f"{folder} cannot be loaded as {loader.__name__}: {error}") from error
     # Both libraries fill in random numbers for what is missing, and only log it.
     if missing := sorted(info["missing_keys"]):
@@ -283,9 +279,8 @@ def _defaults(manifest: Mapping[str, Any], path: Path) -> Defaults:
 def _download(repository: str, *, components: Iterable[str] | None, variant: str | None) -> Path:
     # Imported here, so that a local checkpoint needs no hub. HF_HUB_OFFLINE is read by the library.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    names = components if components is not None else FAMILIES_COMPONENTS
+    names = ALL_COMPONENTS if components is None else sorted(components)
     weights = [f"{name}/*{'.' + variant if variant else ''}*.safetensors" for name in names]
     vocabularies = [f"{name}/*.txt" for name in names]
     try:
@@ -296,13 +291,13 @@ def _download(repository: str, *, components: Iterable[str] | None, variant: str
             # files model.safetensors and model-00001-of-00002.safetensors, without a second dot.
             ignore_patterns=None if variant else ["*/*.*.safetensors"],
         )
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # the client lets the errors of its HTTP library through
         raise CheckpointError(
-            f"{repository!r} is no folder and no embedded checkpoint "
-            f"({', '.join(embedded_names()) or 'none is installed'}), and as a hub id it cannot be "
-            f"had: {error}"
+            f"{repository!r} is no folder and no embedded checkpoint ({_embedded()}), and as a hub "
+            f"id it cannot be had: {error}"
         ) from error
     return Path(folder)
 
 
-FAMILIES_COMPONENTS = sorted({name for family in FAMILIES.values() for name in family.components})
+def _embedded() -> str:
+    return ", ".join(embedded_names()) or "none is installed"

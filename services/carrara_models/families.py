@@ -91,7 +91,7 @@ def load_part(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtyp
     """Loads the part that the checkpoint was opened for, and nothing else.
 
     Returns:
-        A `TextEncoder`, `Generator` or `Decoder` of `carrara_models.parts`, as `checkpoint.role` says.
+        A `TextEncoder`, `Generator` or `Decoder` of `carrara_models.parts`, by the role.
 
     Raises:
         CheckpointError: A file is missing, broken or holds what this family cannot run.

@@ -1,9 +1,9 @@
 """Fingerprints: one SHA-256 per component, equal wherever config and weights are equal.
 
-It covers the canonical config (without names of folders, versions and commits) and every tensor's name,
-dtype, shape and bytes in the order of names. So it does not depend on how the weights are sharded, and a
-component that two checkpoints share has one fingerprint. A text encoder's covers its tokenizer's files
-too: they as much as the weights say what an embedding stands for.
+It covers the canonical config (without names of folders, versions and commits) and every tensor's
+name, dtype, shape and bytes in the order of names. So it does not depend on how the weights are
+sharded, and a component that two checkpoints share has one fingerprint. A text encoder's covers its
+tokenizer's files too: they as much as the weights say what an embedding stands for.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _tensors(files: list[Path]) -> list[list[Any]]:
 
 
 def _tokenizer_files(folder: Path) -> dict[str, Any]:
-    """Each file's canonical content if it is a small JSON file, else the digest of its bytes."""
+    """For each file, the digest of its canonical content if it is JSON, else of its bytes."""
     return {
         file.name: _digest(_canonical(read_json(file)))
         if file.suffix == ".json"
@@ -121,8 +121,8 @@ def _read_cache(entry: Path) -> str | None:
 
 
 def _write_cache(entry: Path, fingerprint: str) -> None:
-    """Writes through a file of its own, as several stages may start at once; a cache may be read-only."""
-    with contextlib.suppress(OSError):
+    """Writes by way of a temporary file, as several stages may start at once."""
+    with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         entry.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=entry.parent, delete=False) as stream:
             stream.write(fingerprint)

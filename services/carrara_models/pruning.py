@@ -1,4 +1,4 @@
-"""Cuts a checkpoint down to what one stage needs, so that a machine holds no more than it serves."""
+"""Cuts a checkpoint down to one stage, so that a machine holds no more than it serves."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ WEIGHT_SUFFIXES = {".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", "
 def prune(checkpoint: Checkpoint, *, output: Path) -> Path:
     """Writes the folder of the stage that the checkpoint was opened for.
 
-    It holds that stage's components, `model_index.json`, and a `carrara.json` with the fingerprints of
-    all siblings, by which the stage still knows its neighbours.
+    It holds that stage's components, `model_index.json`, and a `carrara.json` with the fingerprints
+    of all siblings, by which the stage still knows its neighbours.
 
     Args:
         output: A folder that does not exist yet, or is empty.
@@ -36,7 +36,8 @@ def prune(checkpoint: Checkpoint, *, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     names = checkpoint.family.parts[checkpoint.role].components
     for name in names:
-        shutil.copytree(checkpoint.path / name, output / name, ignore=_other_weights(checkpoint, name))
+        ignored = _other_weights(checkpoint, name)
+        shutil.copytree(checkpoint.path / name, output / name, ignore=ignored)
     shutil.copy2(checkpoint.path / "model_index.json", output)
     manifest = {
         "format": MANIFEST_FORMAT,

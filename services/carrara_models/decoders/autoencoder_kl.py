@@ -69,12 +69,13 @@ class VaeDecoder:
         height, width = shape[2] * factor, shape[3] * factor
         if (sample.height, sample.width) != (height, width):
             raise ContractError(
-                f"The sample says {sample.height} x {sample.width} pixels; its latents {shape} stand "
-                f"for {height} x {width} with the decoder's size factor {factor}."
+                f"The sample says {sample.height} x {sample.width} pixels; its latents {shape} "
+                f"stand for {height} x {width} with the decoder's size factor {factor}."
             )
         if height * width > limits.MAX_PIXELS:
             raise ContractError(
-                f"The latents {shape} stand for {height * width} pixels; at most {limits.MAX_PIXELS}."
+                f"The latents {shape} stand for {height * width} pixels; "
+                f"at most {limits.MAX_PIXELS} are decoded."
             )
         return latents
 
@@ -85,7 +86,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
     Raises:
         CheckpointError: A file is broken.
     """
-    vae = load_component(checkpoint, "vae", loader=AutoencoderKL, torch_dtype=dtype)
+    vae = load_component(checkpoint, "vae", loader=AutoencoderKL, dtype=dtype)
     fingerprint = checkpoint.fingerprints["vae"]
     return VaeDecoder(
         vae=vae.to(device),

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Eq. 6, Ho and Salimans 2022), in the float order of diffusers' pipelines."""
+"""Classifier-free guidance (Eq. 6, Ho and Salimans 2022), in the pipelines' order of operations."""
 
 from __future__ import annotations
 

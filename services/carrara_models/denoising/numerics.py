@@ -1,8 +1,9 @@
 """Exact numerics: a batch in which each request's numbers are those it would have alone.
 
-On the CPU, matrix products and convolutions choose their blocking by the size of the batch, and so round
-differently in company. Everything else (norms, attention, activations) works row by row. So inside
-`exact_rows`, `linear` and `conv2d` run once per request, on just its rows, and all else runs batched.
+On the CPU, matrix products and convolutions choose their blocking by the size of the batch, and so
+round differently in company. Everything else (norms, attention, activations) works row by row. So
+inside `exact_rows`, `linear` and `conv2d` run once per request, on just its rows, and all else runs
+batched.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ CHUNKED = frozenset({functional.linear, functional.conv2d})
 
 
 class exact_rows(TorchFunctionMode):
-    """Runs `linear` and `conv2d` in chunks of one request, in this thread, as long as it is entered.
+    """Runs `linear` and `conv2d` in chunks of one request, in this thread, while entered.
 
     Args:
         rows: How many rows of the batch each request has, in the batch's order.

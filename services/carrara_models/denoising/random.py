@@ -1,4 +1,4 @@
-"""Random generators from seeds and states; drawn on the CPU, so that a picture needs no certain device."""
+"""Random generators from seeds and states; on the CPU, so that no picture depends on the device."""
 
 from __future__ import annotations
 

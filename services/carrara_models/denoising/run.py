@@ -1,4 +1,4 @@
-"""Runs one job alone, from request to sample: what tests and measures need, and a reader's way in."""
+"""Runs one job alone, from request to sample: for tests, for measures, and as a reader's way in."""
 
 from __future__ import annotations
 

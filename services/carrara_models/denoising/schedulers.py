@@ -118,7 +118,7 @@ def load_samplers(checkpoint: Checkpoint) -> Samplers:
 
 
 def _as_the_pipeline_mends_it(config: Mapping[str, Any]) -> FrozenDict:
-    """`StableDiffusionPipeline` corrects two settings of early checkpoints; so pictures stay equal."""
+    """Corrects what `StableDiffusionPipeline` corrects of early checkpoints."""
     mended = dict(config)
     if mended.get("steps_offset", 1) != 1:
         mended["steps_offset"] = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from carrara_models import limits
 from carrara_models.contracts import Argument
@@ -13,7 +14,7 @@ from carrara_models.parts import DenoisingRequest
 
 @dataclass(frozen=True)
 class Settings:
-    """What a job runs with; sizes in pixels, None where only the request's consumer decides them."""
+    """What a job runs with; sizes in pixels, None where the request's consumer decides them."""
 
     num_inference_steps: int
     guidance_scale: float
@@ -96,5 +97,5 @@ def settings_arguments(
     )
 
 
-def _first(*values):
+def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)

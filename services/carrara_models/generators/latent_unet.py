@@ -22,6 +22,7 @@ from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
 from carrara_models.denoising.settings import Settings, settings_arguments, settle
 from carrara_models.errors import CheckpointError, ContractError
+from carrara_models.generators.fitting import agreed_size_factor, conditioning_rows
 from carrara_models.parts import DenoisingRequest, Sample
 
 
@@ -54,13 +55,14 @@ class LatentUNet:
     def start(self, request: DenoisingRequest) -> DenoisingJob:
         """Checks the request, draws x_T and sets up the job's scheduler.
 
-        Guidance is on if the negative embeddings are there and the scale is above 1, as in the pipeline.
+        Guidance is on if the negative embeddings are there and the scale is above 1.
 
         Raises:
             BadFieldError: A setting or the random state is outside its range.
             ContractError: The conditioning or the consumer does not fit.
         """
-        size_factor = self._size_factor(request.consumer)
+        (produced,), (consumed,) = self.produces, self.consumes
+        size_factor = agreed_size_factor(produced, request.consumer)
         settings = settle(
             request,
             defaults=self.defaults,
@@ -68,7 +70,14 @@ class LatentUNet:
             width=self.sample_width * size_factor,
             multiple_of=max(limits.PIXEL_MULTIPLE, size_factor),
         )
-        prompt_embeds, guidance_scale = self._conditioning(request, settings.guidance_scale)
+        prompt_embeds, guidance_scale = conditioning_rows(
+            request.conditioning, consumed.contract, guidance_scale=settings.guidance_scale
+        )
+        if guidance_scale is None and (request.guidance_scale or 0) > 1:
+            raise ContractError(
+                f"guidance_scale is {request.guidance_scale:g}, but the conditioning has no "
+                "negative_prompt_embeds: the prompt was encoded without guidance."
+            )
         scheduler = self.samplers.new(
             settings.scheduler,
             num_inference_steps=settings.num_inference_steps,
@@ -88,7 +97,7 @@ class LatentUNet:
         )
         return DenoisingJob(
             latents=noise * scheduler.init_noise_sigma,
-            prompt_embeds=prompt_embeds,
+            prompt_embeds=prompt_embeds.to(device=self.device, dtype=self.dtype),
             guidance_scale=guidance_scale,
             scheduler=scheduler,
             torch_generator=generator,
@@ -130,7 +139,7 @@ class LatentUNet:
         job.advance(output)
 
     def finish(self, job: DenoisingJob) -> Sample:
-        """Gives the latents [1, C, h, w], with the state of the random generator after the last draw."""
+        """Gives the latents [1, C, h, w], with the random state after the last draw."""
         if job.step < job.num_steps:
             raise RuntimeError(f"the job is at step {job.step} of {job.num_steps}")
         return Sample(
@@ -140,74 +149,6 @@ class LatentUNet:
             random_state=job.torch_generator.get_state(),
         )
 
-    def _size_factor(self, consumer: Contract | None) -> int:
-        """Pixels per latent cell: as this part knows it, or as the next part says; they must agree."""
-        (produced,) = self.produces
-        if consumer is None:
-            if not produced.size_factor:
-                raise ContractError(
-                    "This generator has no VAE beside it, so the request must carry what its "
-                    "consumer, the decoder, takes: the size factor is not guessed."
-                )
-            return produced.size_factor
-        if consumer.kind is not Kind.LATENTS:
-            raise ContractError(
-                f"The generator makes latents; its consumer takes {consumer.kind.value}."
-            )
-        channels = self.unet.config.out_channels
-        for spec in consumer.tensors:
-            if (
-                spec.name == "latents"
-                and len(spec.shape) == 4
-                and spec.shape[1] not in (0, channels)
-            ):
-                raise ContractError(
-                    f"The generator makes latents of {channels} channels; "
-                    f"its consumer takes {spec.shape[1]}."
-                )
-        factors = {produced.size_factor, consumer.size_factor} - {0}
-        if len(factors) != 1:
-            raise ContractError(
-                f"The generator's size factor is {produced.size_factor}, its consumer's "
-                f"{consumer.size_factor} (0 = unknown); they must agree, and one must be known."
-            )
-        return factors.pop()
-
-    def _conditioning(
-        self, request: DenoisingRequest, guidance_scale: float
-    ) -> tuple[torch.Tensor, float | None]:
-        """The embeddings [rows, L, D] in this part's dtype, and the scale if guidance is on."""
-        positive = request.conditioning.get("prompt_embeds")
-        negative = request.conditioning.get("negative_prompt_embeds")
-        if positive is None:
-            raise ContractError("The conditioning has no prompt_embeds.")
-        self._check_embeds("prompt_embeds", positive)
-        if negative is None or guidance_scale <= 1:
-            return positive.to(device=self.device, dtype=self.dtype), None
-        self._check_embeds("negative_prompt_embeds", negative)
-        if negative.shape != positive.shape:
-            raise ContractError(
-                f"prompt_embeds are {list(positive.shape)}, "
-                f"negative_prompt_embeds {list(negative.shape)}."
-            )
-        embeds = torch.cat([negative, positive])
-        return embeds.to(device=self.device, dtype=self.dtype), guidance_scale
-
-    def _check_embeds(self, name: str, embeds: torch.Tensor) -> None:
-        (port,) = self.consumes
-        width = port.contract.tensors[0].shape[2]
-        if (
-            embeds.dim() != 3
-            or embeds.shape[0] != 1
-            or not embeds.shape[1]
-            or embeds.shape[2] != width
-        ):
-            raise ContractError(
-                f"{name} are {list(embeds.shape)}; the generator takes [1, any, {width}]."
-            )
-        if not embeds.is_floating_point():
-            raise ContractError(f"{name} are {embeds.dtype}; the generator takes real numbers.")
-
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> LatentUNet:
     """Loads UNet and scheduler of a checkpoint that was opened for the generator.
@@ -215,7 +156,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
     Raises:
         CheckpointError: A file is broken, or the UNet wants inputs that this family does not give.
     """
-    unet = load_component(checkpoint, "unet", loader=UNet2DConditionModel, torch_dtype=dtype)
+    unet = load_component(checkpoint, "unet", loader=UNet2DConditionModel, dtype=dtype)
     _check_inputs(unet.config, checkpoint)
     samplers = load_samplers(checkpoint)
     produced = _produced(checkpoint, channels=unet.config.out_channels)
@@ -302,8 +243,8 @@ def _check_inputs(config: Any, checkpoint: Checkpoint) -> None:
     }
     if refused := [name for name, is_other in wants.items() if is_other]:
         raise CheckpointError(
-            f"{checkpoint.path / 'unet' / 'config.json'}: this UNet wants more than noise, time and "
-            f"text embeddings ({', '.join(refused)}), which {checkpoint.pipeline_class} does not give."
+            f"{checkpoint.path / 'unet' / 'config.json'}: this UNet wants more than noise, time "
+            f"and text ({', '.join(refused)}); {checkpoint.pipeline_class} does not give it."
         )
 
 
@@ -317,6 +258,6 @@ def _sample_size(config: Any) -> tuple[int, int]:
         )
     except InvalidVersion:
         is_early = False
-    # Early configs of Stable Diffusion 1.x say 32 and mean 64; the pipeline mends them the same way.
+    # Early configs of Stable Diffusion say 32 and mean 64; the pipeline mends them the same way.
     size = 64 if is_early and size < 64 else size
     return size, size

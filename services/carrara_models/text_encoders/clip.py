@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import Argument, Component, Contract, Kind, Port, TensorSpec
@@ -20,7 +21,7 @@ FIELDS = {"prompt": "prompt_embeds", "negative_prompt": "negative_prompt_embeds"
 
 @dataclass(frozen=True)
 class ClipTextEncoder:
-    """A `carrara_models.parts.TextEncoder`; bit-identical to `StableDiffusionPipeline.encode_prompt`."""
+    """A `parts.TextEncoder`; bit-identical to `StableDiffusionPipeline.encode_prompt`."""
 
     tokenizer: Any
     text_encoder: Any
@@ -82,6 +83,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
     Raises:
         CheckpointError: A file is broken, or the two do not fit together.
     """
+    disable_progress_bar()  # stderr belongs to whoever loads
     tokenizer = _load_tokenizer(checkpoint)
     text_encoder = load_component(checkpoint, "text_encoder", loader=CLIPTextModel, dtype=dtype)
     config = text_encoder.config
