@@ -191,12 +191,12 @@ class WaitingLine:
                 self._waiting.popleft().tell(Failed(DrainingError()))
             self._changed.notify_all()
 
-    def abort(self, error: BaseException) -> None:
+    def abort(self) -> None:
         """Says that the worker's thread ends by an error of its own: all its work fails."""
         with self._changed:
             self._dead = True
             for ticket in (*self._waiting, *self._running):
-                ticket.tell(Failed(error))
+                ticket.tell(Failed(StalledError()))
             self._waiting.clear()
             self._running.clear()
             self._changed.notify_all()

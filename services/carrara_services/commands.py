@@ -58,8 +58,8 @@ def up(
 ) -> None:
     """Start the three stages of a checkpoint as processes on this machine.
 
-    With a command, sets CARRARA_TEXT_ENCODER, CARRARA_GENERATOR and CARRARA_DECODER for it, and ends the
-    stages and itself with it. Without one, runs until Ctrl-C.
+    With a command, sets CARRARA_TEXT_ENCODER, CARRARA_GENERATOR and CARRARA_DECODER for it, and
+    ends the stages and itself with it. Without one, runs until Ctrl-C.
     """
     flags = {
         "--checkpoint": checkpoint,

@@ -20,7 +20,7 @@ import typer
 FIRST_PORT = 50051
 _LAST_LOG_LINES = 20
 _POLL_SECONDS = 0.1
-# How long the stages may take to end by themselves once told.
+# How long a process may take to end by itself once told.
 _END_SECONDS = 30.0
 
 
@@ -68,7 +68,8 @@ class _StageProcess:
         """Says how the process ended, with its last log lines."""
         for reader in self._readers:
             reader.join(timeout=1)
-        return f"the {self.role} ended with status {self.process.poll()}\n{''.join(self._log)}".rstrip()
+        log = "".join(self._log).rstrip()
+        return f"the {self.role} ended with status {self.process.poll()}\n{log}"
 
     def end(self) -> None:
         """Tells the process to drain."""
@@ -157,7 +158,11 @@ def _run_beside(command: Sequence[str], stages: Sequence[_StageProcess]) -> int:
     finally:
         if beside.poll() is None:
             beside.terminate()
-            beside.wait()
+            try:
+                beside.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                beside.kill()
+                beside.wait()
     return status if status >= 0 else 128 - status  # as a shell reports a signal
 
 
@@ -186,7 +191,7 @@ def _is_free(port: int) -> bool:
 
 @contextlib.contextmanager
 def _signals_as_exception() -> Iterator[None]:
-    """Turns SIGTERM and Ctrl-C into `_Stopped`, once, so that the ending itself is not cut short."""
+    """Turns SIGTERM and Ctrl-C into `_Stopped`, once: the ending itself is not cut short."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         for each in before:

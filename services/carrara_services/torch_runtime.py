@@ -6,8 +6,8 @@ from importlib import metadata
 from typing import Any
 
 import torch
-from carrara_models.checkpoints import open_checkpoint
-from carrara_models.families import Role, load_part
+from carrara_models.checkpoints import Checkpoint
+from carrara_models.families import load_part
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -65,8 +65,8 @@ def runtime_of(device: torch.device, *, dtype: torch.dtype) -> Runtime:
     )
 
 
-def load(settings: Settings, *, role: Role) -> tuple[Any, Runtime]:
-    """Loads the part that a stage serves.
+def load(checkpoint: Checkpoint, *, settings: Settings) -> tuple[Any, Runtime]:
+    """Loads the part that the checkpoint was opened for.
 
     Returns:
         A part of `carrara_models.parts`, and how it computes.
@@ -79,7 +79,6 @@ def load(settings: Settings, *, role: Role) -> tuple[Any, Runtime]:
     device = device_of(settings)
     dtype = dtype_of(settings, device=device)
     use_threads(settings)
-    checkpoint = open_checkpoint(settings.checkpoint, role=role)
     return load_part(checkpoint, device=device, dtype=dtype), runtime_of(device, dtype=dtype)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from carrara_services.admission import Failed, Finished, WaitingLine
+
+logger = logging.getLogger(__name__)
 
 
 class Worker:
@@ -37,6 +40,6 @@ class Worker:
                     ticket.tell(Finished(result, ticket.usage()))
                 finally:
                     self.line.leave(ticket)
-        except BaseException as error:
-            self.line.abort(error)
-            raise
+        except BaseException:
+            logger.critical("the worker has ended", exc_info=True)
+            self.line.abort()

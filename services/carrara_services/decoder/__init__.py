@@ -1,1 +1,5 @@
 """The decoder as a service."""
+
+from typing import Final
+
+ROLE: Final = "decoder"

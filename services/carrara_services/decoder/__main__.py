@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import grpc
 from carrara.v1 import decoder_pb2, decoder_pb2_grpc, stage_pb2
+from carrara_models.checkpoints import open_checkpoint
 
+from carrara_services.decoder import ROLE
 from carrara_services.serving import describe
 from carrara_services.serving.app import Stage
 from carrara_services.serving.command_line import run_stage
@@ -13,12 +15,13 @@ from carrara_services.serving.settings import Settings
 
 def open_stage(settings: Settings) -> Stage:
     """Loads the decoder and puts its engine behind its servicer."""
-    # Here, not above: torch takes seconds, and a wrong flag is answered without it.
+    checkpoint = open_checkpoint(settings.checkpoint, role=ROLE)
+    # Here, not above: torch takes seconds, and what is wrong with a flag is told without it.
     from carrara_services import torch_runtime
     from carrara_services.decoder.engine import DecoderEngine
-    from carrara_services.decoder.servicer import ROLE, DecoderServicer
+    from carrara_services.decoder.servicer import DecoderServicer
 
-    part, runtime = torch_runtime.load(settings, role=ROLE)
+    part, runtime = torch_runtime.load(checkpoint, settings=settings)
     engine = DecoderEngine(part, max_queue_jobs=settings.max_queue_jobs)
     line = engine.worker.line
     servicer = DecoderServicer(engine, runtime=runtime)
@@ -52,4 +55,4 @@ def open_stage(settings: Settings) -> Stage:
 
 
 if __name__ == "__main__":
-    run_stage("decoder", open_stage)
+    run_stage(ROLE, open_stage)

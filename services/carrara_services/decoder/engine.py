@@ -13,6 +13,7 @@ from carrara_models.parts import Decoder, Sample
 from PIL import Image
 
 from carrara_services.admission import Finished, Progress, Queued, finished, follow
+from carrara_services.decoder import ROLE
 from carrara_services.worker import Worker
 
 # Latent cells a side of the warm-up's sample.
@@ -62,7 +63,7 @@ class DecoderEngine:
         self, work: DecodeWork, *, deadline: float | None
     ) -> AsyncIterator[Queued | Progress | Finished]:
         """Decodes one image and yields what happens; the result is a `DecodedImage`."""
-        return follow(self.worker.line, work, deadline=deadline, stage="decoder")
+        return follow(self.worker.line, work, deadline=deadline, stage=ROLE)
 
     async def warm_up(self) -> None:
         """Decodes a small black sample, on the path that requests take."""
@@ -77,7 +78,7 @@ class DecoderEngine:
             width=side,
         )
         work = DecodeWork(sample, png=True)
-        await finished(self.worker.line, work, deadline=None, stage="decoder")
+        await finished(self.worker.line, work, deadline=None, stage=ROLE)
 
     @torch.inference_mode()
     def _decode(self, work: DecodeWork) -> DecodedImage:

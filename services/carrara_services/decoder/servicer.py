@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any
 
 from carrara import tensors
 from carrara.v1 import decoder_pb2, decoder_pb2_grpc, stage_pb2
@@ -13,13 +13,12 @@ from carrara_models.limits import MAX_PIXELS
 from carrara_models.parts import Sample
 
 from carrara_services.admission import Finished
+from carrara_services.decoder import ROLE
 from carrara_services.decoder.engine import DecodedImage, DecoderEngine, DecodeWork
 from carrara_services.serving import describe, results, validation
 from carrara_services.serving.describe import Runtime
 from carrara_services.serving.interceptors import deadline_of
 from carrara_services.torch_tensors import to_torch
-
-ROLE: Final = "decoder"
 
 _FORMATS = {
     stage_pb2.OUTPUT_FORMAT_UNSPECIFIED: "image",

@@ -58,9 +58,9 @@ class DenoisingLoop:
             with torch.inference_mode():
                 while self._admit():
                     self._turn()
-        except BaseException as error:
-            self.line.abort(error)
-            raise
+        except BaseException:
+            logger.critical("the denoising loop has ended", exc_info=True)
+            self.line.abort()
 
     def _admit(self) -> bool:
         """Starts what has room, and waits for a job if none runs; false when closed and done."""

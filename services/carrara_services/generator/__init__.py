@@ -1,1 +1,5 @@
 """The generator as a service."""
+
+from typing import Final
+
+ROLE: Final = "generator"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import grpc
 from carrara.v1 import generator_pb2, generator_pb2_grpc, stage_pb2
+from carrara_models.checkpoints import open_checkpoint
 
+from carrara_services.generator import ROLE
 from carrara_services.serving import describe
 from carrara_services.serving.app import Stage
 from carrara_services.serving.command_line import run_stage
@@ -13,12 +15,13 @@ from carrara_services.serving.settings import Settings
 
 def open_stage(settings: Settings) -> Stage:
     """Loads the generator and puts its engine behind its servicer."""
-    # Here, not above: torch takes seconds, and a wrong flag is answered without it.
+    checkpoint = open_checkpoint(settings.checkpoint, role=ROLE)
+    # Here, not above: torch takes seconds, and what is wrong with a flag is told without it.
     from carrara_services import torch_runtime
     from carrara_services.generator.engine import GeneratorEngine
-    from carrara_services.generator.servicer import ROLE, GeneratorServicer
+    from carrara_services.generator.servicer import GeneratorServicer
 
-    part, runtime = torch_runtime.load(settings, role=ROLE)
+    part, runtime = torch_runtime.load(checkpoint, settings=settings)
     engine = GeneratorEngine(
         part, max_queue_jobs=settings.max_queue_jobs, max_batch_rows=settings.max_batch_rows
     )
@@ -54,4 +57,4 @@ def open_stage(settings: Settings) -> Stage:
 
 
 if __name__ == "__main__":
-    run_stage("generator", open_stage)
+    run_stage(ROLE, open_stage)

@@ -14,6 +14,7 @@ from carrara_models.parts import DenoisingRequest, Generator
 
 from carrara_services.admission import Finished, Progress, Queued, follow
 from carrara_services.denoising.loop import DenoisingLoop
+from carrara_services.generator import ROLE
 from carrara_services.refusals import RandomStateError
 
 # Of a consumer that the warm-up invents for a generator without the VAE.
@@ -40,7 +41,7 @@ class GeneratorEngine:
         self, request: DenoisingRequest, *, deadline: float | None
     ) -> AsyncIterator[Queued | Progress | Finished]:
         """Runs one job and yields what happens; the result is a `carrara_models.parts.Sample`."""
-        return follow(self.loop.line, request, deadline=deadline, stage="generator")
+        return follow(self.loop.line, request, deadline=deadline, stage=ROLE)
 
     async def warm_up(self) -> None:
         """Makes the smallest picture in two steps, on the path that requests take."""

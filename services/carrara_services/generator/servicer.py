@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any
 
 import torch
 from carrara import contracts as contract_checks
@@ -14,6 +14,7 @@ from carrara_models.errors import BadFieldError, ContractError
 from carrara_models.parts import DenoisingRequest, Sample
 
 from carrara_services.admission import Finished
+from carrara_services.generator import ROLE
 from carrara_services.generator.engine import (
     GeneratorEngine,
     check_random_state,
@@ -25,7 +26,6 @@ from carrara_services.serving.describe import Runtime
 from carrara_services.serving.interceptors import deadline_of
 from carrara_services.torch_tensors import from_torch, to_torch
 
-ROLE: Final = "generator"
 RANDOM_STATE_BYTES = 5056
 
 

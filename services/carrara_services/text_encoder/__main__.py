@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import grpc
 from carrara.v1 import stage_pb2, text_encoder_pb2, text_encoder_pb2_grpc
+from carrara_models.checkpoints import open_checkpoint
 
 from carrara_services.serving import describe, limits
 from carrara_services.serving.app import Stage
 from carrara_services.serving.command_line import run_stage
 from carrara_services.serving.settings import Settings
+from carrara_services.text_encoder import ROLE
 
 
 def open_stage(settings: Settings) -> Stage:
     """Loads the text encoder and puts its engine behind its servicer."""
-    # Here, not above: torch takes seconds, and a wrong flag is answered without it.
+    checkpoint = open_checkpoint(settings.checkpoint, role=ROLE)
+    # Here, not above: torch takes seconds, and what is wrong with a flag is told without it.
     from carrara_services import torch_runtime
     from carrara_services.text_encoder.engine import TextEncoderEngine
-    from carrara_services.text_encoder.servicer import ROLE, TextEncoderServicer
+    from carrara_services.text_encoder.servicer import TextEncoderServicer
 
-    part, runtime = torch_runtime.load(settings, role=ROLE)
+    part, runtime = torch_runtime.load(checkpoint, settings=settings)
     engine = TextEncoderEngine(
         part,
         max_queue_jobs=settings.max_queue_jobs,
@@ -57,4 +60,4 @@ def open_stage(settings: Settings) -> Stage:
 
 
 if __name__ == "__main__":
-    run_stage("text-encoder", open_stage)
+    run_stage(ROLE, open_stage)

@@ -12,6 +12,7 @@ from carrara_models.parts import Encoded, TextEncoder
 
 from carrara_services.admission import Finished, Usage, finished
 from carrara_services.refusals import DeadlineError
+from carrara_services.text_encoder import ROLE
 from carrara_services.worker import Worker
 
 Text = tuple[str, str]  # field, text
@@ -114,7 +115,7 @@ class TextEncoderEngine:
                 # Shielded: one request's end is not that of the others that wait for this text.
                 done = await asyncio.shield(flight.task)
         except TimeoutError:
-            raise DeadlineError("in the text-encoder") from None
+            raise DeadlineError(f"in the {ROLE}") from None
         finally:
             flight.waiting -= 1
             if not flight.waiting:
@@ -122,9 +123,7 @@ class TextEncoderEngine:
         return EncodedText(done.result, done.usage, cached=joined)
 
     def _take_off(self, key: Text) -> _Flight:
-        task = asyncio.create_task(
-            finished(self.worker.line, key, deadline=None, stage="text-encoder")
-        )
+        task = asyncio.create_task(finished(self.worker.line, key, deadline=None, stage=ROLE))
         flight = self._flights[key] = _Flight(task)
 
         def land(task: asyncio.Task[Finished]) -> None:
@@ -138,7 +137,7 @@ class TextEncoderEngine:
 
     async def warm_up(self) -> None:
         """Encodes a text on the path that requests take."""
-        await finished(self.worker.line, ("prompt", ""), deadline=None, stage="text-encoder")
+        await finished(self.worker.line, ("prompt", ""), deadline=None, stage=ROLE)
 
     @torch.inference_mode()
     def _encode(self, work: Any) -> Encoded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any
 
 from carrara.v1 import stage_pb2, text_encoder_pb2, text_encoder_pb2_grpc
 from carrara_models.errors import BadFieldError
@@ -14,8 +14,6 @@ from carrara_services.serving.describe import Runtime
 from carrara_services.serving.interceptors import deadline_of
 from carrara_services.text_encoder.engine import EncodedText, TextEncoderEngine
 from carrara_services.torch_tensors import from_torch
-
-ROLE: Final = "text-encoder"
 
 
 class TextEncoderServicer(text_encoder_pb2_grpc.TextEncoderServiceServicer):

@@ -1,0 +1,236 @@
+"""The loop over unequal jobs, on a toy generator: who shares a call, who leaves, who fails."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from carrara_models.errors import NumericalError
+from carrara_services.admission import Finished, Progress, Queued, finished, follow
+from carrara_services.denoising.loop import DenoisingLoop
+from carrara_services.refusals import (
+    DeadlineError,
+    DrainingError,
+    QueueFullError,
+    StalledError,
+)
+from unit.services.toy_generator import ToyGenerator, alone, toy_request
+
+
+@contextmanager
+def looping(
+    generator: ToyGenerator, *, max_queue_jobs: int = 8, max_batch_rows: int = 8
+) -> Iterator[DenoisingLoop]:
+    loop = DenoisingLoop(generator, max_queue_jobs=max_queue_jobs, max_batch_rows=max_batch_rows)
+    try:
+        yield loop
+    finally:
+        if generator.turn is not None:
+            generator.turn.release(1000)
+        loop.close()
+
+
+def run(loop: DenoisingLoop, request, *, deadline: float | None = None) -> asyncio.Task[Finished]:
+    return asyncio.create_task(finished(loop.line, request, deadline=deadline, stage="generator"))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def held() -> threading.Semaphore:
+    return threading.Semaphore(0)
+
+
+async def test_jobs_join_and_leave_between_steps_and_each_gets_what_it_would_get_alone():
+    generator = ToyGenerator(turn=held())
+    with looping(generator) as loop:
+        long = run(loop, toy_request(1, steps=4))
+        await until(lambda: loop.rows == 1)
+        short = run(loop, toy_request(2, steps=2))
+        await until(lambda: loop.line.queued == 1)
+        generator.turn.release(100)
+        samples = [(await task).result for task in (long, short)]
+    assert generator.calls == [[1], [1, 2], [1, 2], [1]]
+    assert [s.tensors["latents"].item() for s in samples] == [alone(1, steps=4), alone(2, steps=2)]
+
+
+async def test_events_tell_the_place_in_the_line_then_every_step_then_the_result():
+    with looping(ToyGenerator()) as loop:
+        happenings = [
+            happening
+            async for happening in follow(
+                loop.line, toy_request(5, steps=2), deadline=None, stage="generator"
+            )
+        ]
+    assert happenings[:-1] == [Queued(1), Progress(1, 2), Progress(2, 2)]
+    usage = happenings[-1].usage
+    assert (usage.steps, usage.rows) == (2, 2)
+    assert 0 <= usage.compute_ms <= usage.running_ms
+
+
+async def test_a_batch_holds_no_more_rows_than_allowed_and_is_filled_in_order():
+    generator = ToyGenerator(turn=held())
+    with looping(generator, max_batch_rows=3) as loop:
+        tasks = [run(loop, toy_request(0, steps=2))]
+        await until(lambda: loop.rows == 1)
+        tasks += [
+            run(loop, toy_request(1, steps=2, guided=True)),
+            run(loop, toy_request(2, steps=1, guided=True)),
+            run(loop, toy_request(3, steps=1)),
+        ]
+        await until(lambda: loop.line.queued == 3)
+        generator.turn.release(100)
+        await asyncio.gather(*tasks)
+    # Job 2 needs two rows and waits for them; job 3 would fit earlier, but does not overtake it.
+    assert generator.calls == [[0], [0, 1], [1], [2, 3]]
+
+
+async def test_jobs_of_other_shapes_take_a_call_of_their_own_in_the_same_turn():
+    generator = ToyGenerator(turn=held())
+    with looping(generator) as loop:
+        tasks = [run(loop, toy_request(0, steps=3))]
+        await until(lambda: loop.rows == 1)
+        tasks += [run(loop, toy_request(1, steps=2, height=16)), run(loop, toy_request(2, steps=2))]
+        await until(lambda: loop.line.queued == 2)
+        generator.turn.release(100)
+        await asyncio.gather(*tasks)
+    assert generator.calls == [[0], [0, 2], [1], [0, 2], [1]]
+
+
+async def test_a_cancelled_job_is_not_in_the_next_call_and_its_neighbour_does_not_notice():
+    generator = ToyGenerator(turn=held())
+    with looping(generator) as loop:
+        cancelled = run(loop, toy_request(1, steps=50))
+        await until(lambda: loop.rows == 1)
+        neighbour = run(loop, toy_request(2, steps=3))
+        await until(lambda: loop.line.queued == 1)
+        generator.turn.release(2)
+        await until(lambda: len(generator.calls) == 2)
+        assert generator.calls[-1] == [1, 2], "both must run when one is cancelled"
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        generator.turn.release(100)
+        sample = (await neighbour).result
+        await until(lambda: loop.line.running == 0)
+    # The third call had begun when the job was cancelled; the fourth is without it.
+    assert generator.calls == [[1], [1, 2], [1, 2], [2]]
+    assert sample.tensors["latents"].item() == alone(2)
+
+
+async def test_an_abandoned_job_leaves_the_line_at_once_while_the_device_is_busy():
+    generator = ToyGenerator(turn=held())
+    with looping(generator, max_batch_rows=1) as loop:
+        run(loop, toy_request(1))
+        await until(lambda: loop.line.running == 1)
+        waiting = run(loop, toy_request(2))
+        await until(lambda: loop.line.queued == 1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert loop.line.queued == 0
+        assert not generator.calls, "the device did not move meanwhile"
+
+
+async def test_a_deadline_in_the_line_is_answered_at_once_while_the_device_is_busy():
+    generator = ToyGenerator(turn=held())
+    with looping(generator, max_batch_rows=1) as loop:
+        run(loop, toy_request(1))
+        await until(lambda: loop.line.running == 1)
+        soon = asyncio.get_running_loop().time() + 0.05
+        with pytest.raises(DeadlineError, match="in the queue of the generator"):
+            await run(loop, toy_request(2), deadline=soon)
+        assert loop.line.queued == 0
+        assert not generator.calls, "the device did not move meanwhile"
+
+
+async def test_a_deadline_of_a_running_job_says_after_which_step_and_frees_its_row():
+    generator = ToyGenerator(turn=held())
+    with looping(generator) as loop:
+        soon = asyncio.get_running_loop().time() + 0.3
+        job = run(loop, toy_request(1, steps=50), deadline=soon)
+        generator.turn.release(2)
+        with pytest.raises(DeadlineError, match="in the generator after step 2 of 50") as caught:
+            await job
+        assert caught.value.step == 2
+        generator.turn.release(1)
+        await until(lambda: loop.rows == 0)
+    assert len(generator.calls) == 3
+
+
+async def test_a_full_line_refuses_at_once_and_says_when_to_come_back():
+    generator = ToyGenerator(turn=held())
+    with looping(generator, max_queue_jobs=1, max_batch_rows=1) as loop:
+        tasks = [run(loop, toy_request(1))]
+        await until(lambda: loop.line.running == 1)
+        tasks.append(run(loop, toy_request(2)))
+        await until(lambda: loop.line.queued == 1)
+        with pytest.raises(QueueFullError) as caught:
+            await run(loop, toy_request(3))
+        assert caught.value.retry_after_seconds > 0
+        generator.turn.release(100)
+        await asyncio.gather(*tasks)
+        assert (await run(loop, toy_request(3))).result.tensors["latents"].item() == alone(3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("poisoned", RuntimeError), ("diverging", NumericalError), ("refused", ValueError)],
+)
+async def test_a_failing_job_fails_alone(fault: str, error: type[Exception]):
+    generator = ToyGenerator(turn=held(), **{fault: frozenset({2})})
+    with looping(generator) as loop:
+        tasks = [run(loop, toy_request(seed)) for seed in (1, 2, 3)]
+        await until(lambda: loop.line.running + loop.line.queued >= 2)
+        generator.turn.release(100)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[1], error), "the fault must have taken place"
+        for seed, result in ((1, results[0]), (3, results[2])):
+            assert result.result.tensors["latents"].item() == alone(seed)
+        assert (await run(loop, toy_request(4))).result.tensors["latents"].item() == alone(4)
+
+
+async def test_closing_finishes_what_runs_and_hands_back_what_waits():
+    generator = ToyGenerator(turn=held())
+    with looping(generator, max_batch_rows=1) as loop:
+        running = run(loop, toy_request(1))
+        await until(lambda: loop.line.running == 1)
+        waiting = run(loop, toy_request(2))
+        await until(lambda: loop.line.queued == 1)
+        loop.line.close()
+        with pytest.raises(DrainingError):
+            await waiting
+        with pytest.raises(DrainingError):
+            await run(loop, toy_request(3))
+        generator.turn.release(100)
+        assert (await running).result.tensors["latents"].item() == alone(1)
+
+
+async def test_a_loop_that_dies_fails_its_work_and_is_not_healthy():
+    class Dying(ToyGenerator):
+        def predict(self, jobs):
+            raise SystemExit("the device is gone")
+
+    with looping(Dying()) as loop:
+        assert loop.line.healthy
+        with pytest.raises(StalledError):
+            await run(loop, toy_request(1))
+        assert not loop.line.healthy
+        with pytest.raises(StalledError):
+            await run(loop, toy_request(2))
+
+
+async def test_work_that_makes_no_progress_is_not_healthy(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("carrara_services.admission.STALL_SECONDS", 0.05)
+    generator = ToyGenerator(turn=held())
+    with looping(generator) as loop:
+        job = run(loop, toy_request(1))
+        await until(lambda: loop.line.running == 1)
+        await until(lambda: not loop.line.healthy)
+        generator.turn.release(100)
+        await job
+        assert loop.line.healthy
