@@ -109,16 +109,27 @@ def check_setting(
         return
     low = argument.minimum if argument.HasField("minimum") else -math.inf
     high = argument.maximum if argument.HasField("maximum") else math.inf
-    allowed = f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
-    if multiple_of:
-        allowed += f", a multiple of {multiple_of}"
     right_type = _is_whole(value) if name in _WHOLE_NUMBERS else _is_number(value)
     if (
         not right_type
         or not low <= float(value) <= high  # also false of NaN
         or (multiple_of and float(value) % multiple_of)
     ):
-        raise refusal(name, value, allowed)
+        raise refusal(name, value, allowed_range(argument, multiple_of=multiple_of))
+
+
+def allowed_range(argument: Argument, *, multiple_of: int = 0) -> str:
+    """Says in words which numbers an argument takes."""
+    words = []
+    if argument.HasField("minimum") and argument.HasField("maximum"):
+        words.append(f"{argument.minimum:g} to {argument.maximum:g}")
+    elif argument.HasField("minimum"):
+        words.append(f"{argument.minimum:g} or more")
+    elif argument.HasField("maximum"):
+        words.append(f"up to {argument.maximum:g}")
+    if multiple_of:
+        words.append(f"a multiple of {multiple_of}")
+    return ", ".join(words) or "any"
 
 
 def refusal(field: str, value: object, allowed: str) -> InvalidArgumentError:

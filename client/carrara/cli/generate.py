@@ -1,0 +1,188 @@
+"""`carrara generate`: paints, shows how far it is, writes the pictures and reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBars
+
+from carrara.cascade import Cascade
+from carrara.cli.addresses import Decoders, Generators, TextEncoders
+from carrara.results import Event, Finished, GenerationResult, Progress
+
+
+def generate(
+    context: typer.Context,
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to paint; leave out for a model without text.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="PNG; of several, out-0.png, out-1.png, ...")
+    ] = Path("out.png"),
+    negative_prompt: Annotated[str | None, typer.Option(help="What to steer away from.")] = None,
+    num_images: Annotated[int, typer.Option("--num-images", "-n", help="How many.")] = 1,
+    num_inference_steps: Annotated[
+        int | None, typer.Option("--num-inference-steps", "--steps", help="Denoising steps.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="How hard to follow the prompt; 0 to 1 is off.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the first picture; drawn if not given.")
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option(help="The sampler, such as ddim.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    timeout_seconds: Annotated[float, typer.Option(help="For everything together.")] = 600,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Name or folder to run in this process, in place of addresses."),
+    ] = None,
+    text_encoder: TextEncoders = None,
+    generator: Generators = None,
+    decoder: Decoders = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as one JSON object.")] = False,
+) -> None:
+    """Paint pictures of a prompt.
+
+    Without addresses and checkpoint, the checkpoint that ships with Carrara runs in this process.
+    """
+    stages = {
+        "text_encoders": ("text_encoder", text_encoder or []),
+        "generators": ("generator", generator or []),
+        "decoders": ("decoder", decoder or []),
+    }
+    if checkpoint is not None:
+        for name, _ in stages.values():
+            if _typed(context, name):
+                option = f"--{name.replace('_', '-')}"
+                raise typer.BadParameter(f"--checkpoint and {option} exclude one another")
+    paths = _paths(output, num_images)
+    _check_writable(paths)
+
+    connected = checkpoint is None and any(addresses for _, addresses in stages.values())
+    opened = (
+        Cascade.connect(**{field: addresses for field, (_, addresses) in stages.items()})
+        if connected
+        else Cascade.embedded(checkpoint)
+    )
+    with opened as cascade:
+        events = cascade.stream(
+            prompt,
+            negative_prompt=negative_prompt,
+            num_images=num_images,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            scheduler=scheduler,
+            seed=seed,
+            height=height,
+            width=width,
+            timeout_seconds=timeout_seconds,
+        )
+        result = _show_progress(events, num_images=num_images)
+    for path, image in zip(paths, result.images, strict=True):
+        image.save(path)
+    if as_json:
+        typer.echo(json.dumps(report(result, paths=paths), ensure_ascii=False))
+        return
+    for warning in result.warnings:
+        typer.echo(f"carrara: warning: {warning.message}", err=True)
+    for path, image in zip(paths, result.images, strict=True):
+        typer.echo(f"{path} (seed {image.seed})")
+
+
+def report(result: GenerationResult, *, paths: Iterable[Path]) -> dict[str, Any]:
+    """Makes the object that `--json` prints."""
+    return {
+        "prompt": result.prompt,
+        "images": [
+            {
+                "path": str(path),
+                "seed": image.seed,
+                "width": image.image.width,
+                "height": image.image.height,
+            }
+            for path, image in zip(paths, result.images, strict=True)
+        ],
+        "num_inference_steps": result.num_inference_steps,
+        "guidance_scale": result.guidance_scale,
+        "scheduler": result.scheduler,
+        "numerics": result.numerics,
+        "stages": [
+            {
+                "role": stage.role,
+                "address": stage.address,
+                "fingerprint": stage.fingerprint,
+                "queue_ms": round(stage.queue_ms, 3),
+                "compute_ms": round(stage.compute_ms, 3),
+            }
+            for stage in result.usage
+        ],
+        "total_ms": round(result.total_ms, 3),
+        "warnings": [{"code": w.code, "message": w.message} for w in result.warnings],
+    }
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was typed, and not read from its variable."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _paths(output: Path, num_images: int) -> list[Path]:
+    if num_images == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(num_images)]
+
+
+def _check_writable(paths: Iterable[Path]) -> None:
+    """Opens each file, which no other test stands for; one that was not there goes again."""
+    known = Image.registered_extensions()
+    for path in paths:
+        if known.get(path.suffix.lower()) not in Image.SAVE:
+            raise typer.BadParameter(f"{path}: no picture format has the suffix {path.suffix!r}")
+        existed = path.exists()
+        try:
+            with path.open("ab"):
+                pass
+            if not existed:
+                path.unlink()
+        except OSError as error:
+            raise typer.BadParameter(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _show_progress(events: Iterable[Event], *, num_images: int) -> GenerationResult:
+    """Shows a bar for each stage on stderr from its first step on; gives the result."""
+    bars = ProgressBars(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+    tasks: dict[int, Any] = {}
+    steps: dict[tuple[int, int | None], int] = {}
+    with ExitStack() as shown:
+        for event in events:
+            if isinstance(event, Finished):
+                return event.result
+            if not isinstance(event, Progress):
+                continue
+            if not tasks:  # not before: an error at once stands alone
+                shown.enter_context(bars)
+            index = event.stage_index
+            if index not in tasks:
+                images = 1 if event.image_index is None else num_images
+                tasks[index] = bars.add_task(event.role, total=event.total_steps * images)
+            steps[index, event.image_index] = event.step
+            done = sum(step for (stage, _), step in steps.items() if stage == index)
+            bars.update(tasks[index], completed=done)
+    raise AssertionError("a stream ends with Finished or an exception")
