@@ -52,11 +52,9 @@ def _star(p: Tensor) -> Tensor:
 
 def _cross(p: Tensor) -> Tensor:
     a, b = 0.32, 0.95
-    return _polygon_distance(
-        p,
-        [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a)]
-        + [(a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)],
-    )
+    upper = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a)]
+    lower = [(-x, -y) for x, y in upper]
+    return _polygon_distance(p, upper + lower)
 
 
 def _circle(p: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -42,6 +42,15 @@ def paint(
         ).images
         batches.append((painted * 255).round().astype(np.uint8))
     return np.concatenate(batches)
+
+
+@torch.no_grad()
+def round_trip(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """What comes back of pictures [B, 3, H, W] in [-1, 1], by way of the mean latents."""
+    rebuilt = [
+        vae.decode(vae.encode(batch).latent_dist.mode()).sample for batch in pictures.split(16)
+    ]
+    return torch.cat(rebuilt).clamp(-1, 1)
 
 
 def to_uint8(pictures: Tensor) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import sample_scene
 from carrara_models.evaluation.attributes import held_out_captions, score_pictures
-from carrara_models.evaluation.painting import to_uint8
+from carrara_models.evaluation.painting import round_trip, to_uint8
 from carrara_models.training.loop import Batch, LoopSettings, Pace, run_loop
 from carrara_models.training.sample_grids import save_grid
 
@@ -170,9 +170,3 @@ def normalise_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     encode.bias[channels:] -= 2 * scale.log()
     decode.bias += decode.weight[:, :, 0, 0] @ shift
     decode.weight *= scale[None, :, None, None]
-
-
-@torch.no_grad()
-def round_trip(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """What comes back of pictures [B, 3, H, W] in [-1, 1], by way of the mean latents."""
-    return vae.decode(vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1)

@@ -22,7 +22,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How a network is trained; every field that changes the result is checked on resumption."""
+    """How a network is trained; a run is resumed with the same settings; its steps may change."""
 
     steps: int
     batch_size: int
@@ -122,7 +122,7 @@ def run_loop(
         loss_of: The loss, a scalar, and further scalars to report; runs the network.
         on_sample: Called with the step while `network` holds the averaged parameters: draws
             sample pictures, returns scalars to report.
-        resume: Goes on from the snapshot in `folder`, which must exist and have the same settings.
+        resume: Goes on from the snapshot in `folder`, made with the same settings but for `steps`.
 
     Raises:
         FileExistsError: A snapshot is there and `resume` is false.
@@ -242,9 +242,11 @@ def _load_snapshot(
     settings: LoopSettings,
 ) -> int:
     state = json.loads((snapshot / "state.json").read_text())
-    wanted = json.loads(json.dumps(asdict(settings)))
-    if state["settings"] != wanted:
-        raise ValueError(f"{snapshot} was made with {state['settings']}, not with {wanted}")
+    made_with = state["settings"]
+    # The number of steps only says when the rate decays: that may be put off or brought forward.
+    wanted = json.loads(json.dumps(asdict(settings))) | {"steps": made_with["steps"]}
+    if made_with != wanted:
+        raise ValueError(f"{snapshot} was made with {made_with}, not with {wanted}")
     weights = load_file(snapshot / "weights.safetensors")
     averages = load_file(snapshot / "ema.safetensors")
     with torch.no_grad():

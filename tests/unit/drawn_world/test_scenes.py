@@ -1,0 +1,93 @@
+from itertools import combinations
+
+import numpy as np
+
+from carrara_models.drawn_world.scenes import (
+    ALL_PAIRS,
+    BACKGROUNDS,
+    COLOURS,
+    GAP,
+    HELD_OUT_PAIRS,
+    MARGIN,
+    PAIRS,
+    PLACES,
+    SHAPES,
+    sample_scene,
+)
+
+
+def test_objects_lie_wholly_in_the_picture():
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        for thing in sample_scene(rng).objects:
+            for coordinate in (thing.x, thing.y):
+                assert thing.radius + MARGIN <= coordinate + 1e-9
+                assert coordinate - 1e-9 <= 1 - thing.radius - MARGIN
+
+
+def test_two_objects_stand_apart_along_the_axis_of_their_relation():
+    rng = np.random.default_rng(1)
+    seen = set()
+    for _ in range(2000):
+        scene = sample_scene(rng, two_objects=True)
+        first, second = scene.objects
+        right, down = second.x - first.x, second.y - first.y
+        along, across = (right, down) if scene.relation == "left of" else (down, right)
+        assert along >= first.radius + second.radius + GAP - 1e-9
+        assert along > abs(across)
+        seen.add(scene.relation)
+    assert seen == {"left of", "above"}
+
+
+def test_one_object_stands_nearest_to_its_own_place():
+    rng = np.random.default_rng(2)
+    seen = set()
+    for _ in range(1000):
+        scene = sample_scene(rng, two_objects=False)
+        (thing,) = scene.objects
+        distances = {p: np.hypot(x - thing.x, y - thing.y) for p, (x, y) in PLACES.items()}
+        assert min(distances, key=distances.get) == scene.place
+        seen.add(scene.place)
+    assert seen == set(PLACES)
+
+
+def test_no_training_scene_holds_a_held_out_pair_and_no_held_out_scene_another():
+    rng = np.random.default_rng(3)
+    for split in ("train", "heldout"):
+        for _ in range(2000):
+            for thing in sample_scene(rng, split=split).objects:
+                is_held_out = (thing.shape, thing.colour) in HELD_OUT_PAIRS
+                assert is_held_out == (split == "heldout")
+
+
+def test_one_in_seven_pairs_is_held_out_and_every_shape_and_colour_is_trained():
+    assert len(HELD_OUT_PAIRS) == len(SHAPES)
+    assert len(ALL_PAIRS) == 56
+    assert {shape for shape, _ in PAIRS["train"]} == set(SHAPES)
+    assert {colour for _, colour in PAIRS["train"]} == set(COLOURS)
+    assert {shape for shape, _ in HELD_OUT_PAIRS} == set(SHAPES)
+
+
+def test_held_out_pairs_are_the_ones_that_the_shipped_checkpoint_never_saw():
+    assert HELD_OUT_PAIRS == {
+        ("circle", "purple"),
+        ("crescent", "red"),
+        ("cross", "orange"),
+        ("heart", "orange"),
+        ("ring", "green"),
+        ("square", "yellow"),
+        ("star", "orange"),
+        ("triangle", "green"),
+    }
+
+
+def test_one_seed_makes_one_scene():
+    one, same, other = (sample_scene(np.random.default_rng(seed)) for seed in (7, 7, 8))
+    assert one == same
+    assert one != other
+
+
+def test_colours_are_well_apart():
+    for table, least in ((COLOURS, 80), (BACKGROUNDS | COLOURS, 60)):
+        for one, other in combinations(table.values(), 2):
+            assert np.linalg.norm(np.subtract(one, other)) >= least
