@@ -1,0 +1,116 @@
+"""The command line as the README shows it, against real processes and the embedded checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+CARRARA = str(Path(sys.executable).with_name("carrara"))
+PROMPT = "a large red circle above a small blue square on a white background"
+
+
+def carrara(*arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [CARRARA, *arguments], capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def test_up_runs_a_command_against_three_processes_and_ends_them(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    done = carrara(
+        "up", "--", CARRARA, "generate", PROMPT, "--output", str(path), "--seed", "7", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert set(report) == {
+        "prompt",
+        "images",
+        "num_inference_steps",
+        "guidance_scale",
+        "scheduler",
+        "numerics",
+        "stages",
+        "total_ms",
+        "warnings",
+    }
+    assert report["images"] == [{"path": str(path), "seed": 7, "width": 64, "height": 64}]
+    assert [stage["role"] for stage in report["stages"]] == [
+        "text-encoder",
+        "generator",
+        "decoder",
+    ]
+    assert len({stage["address"] for stage in report["stages"]}) == 3
+    for stage in report["stages"]:
+        assert carrara("health", stage["address"], timeout=60).returncode == 1, "it was ended"
+    with Image.open(path) as picture:
+        assert picture.size == (64, 64)
+
+
+def test_the_picture_shows_what_the_prompt_says(tmp_path: Path) -> None:
+    import numpy as np
+
+    from carrara_models.drawn_world.checker import read_picture
+
+    path = tmp_path / "picture.png"
+    done = carrara("generate", PROMPT, "--output", str(path), "--seed", "7")
+    assert done.returncode == 0, done.stderr
+    with Image.open(path) as picture:
+        scene = read_picture(np.asarray(picture.convert("RGB")))
+    assert scene.background == "white"
+    assert {(seen.colour, seen.shape, seen.size) for seen in scene.objects} == {
+        ("red", "circle", "large"),
+        ("blue", "square", "small"),
+    }
+    assert scene.relation == "above" or scene.relation == "below"
+
+
+def test_embedded_and_served_pictures_are_equal(tmp_path: Path) -> None:
+    served, embedded = tmp_path / "served.png", tmp_path / "embedded.png"
+    common = ["generate", PROMPT, "--seed", "3", "--num-inference-steps", "4"]
+    done = carrara("up", "--num-threads", "1", "--", CARRARA, *common, "--output", str(served))
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [CARRARA, *common, "--output", str(embedded)],
+        env={**os.environ, "CARRARA_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(served) as left, Image.open(embedded) as right:
+        assert left.tobytes() == right.tobytes()
+
+
+def test_ctrl_c_during_up_ends_the_stages() -> None:
+    up = subprocess.Popen(
+        [CARRARA, "up"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert up.stdout is not None
+    addresses: list[str] = []
+    begin = time.monotonic()
+    while time.monotonic() - begin < 120:
+        line = up.stdout.readline()
+        if "generate" in line and "--text-encoder" in line:
+            words = line.split()
+            addresses = [
+                words[words.index(flag) + 1]
+                for flag in ("--text-encoder", "--generator", "--decoder")
+            ]
+            break
+    assert len(addresses) == 3
+    assert all(carrara("health", address, timeout=60).returncode == 0 for address in addresses)
+    up.send_signal(signal.SIGINT)
+    assert up.wait(timeout=60) == 130
+    up.stdout.close()
+    assert all(carrara("health", address, timeout=60).returncode == 1 for address in addresses)
