@@ -1,4 +1,4 @@
-"""Three server processes, each on a pruned folder, paint what `StableDiffusionPipeline` paints, bit for bit.
+"""Three processes on pruned folders paint what `StableDiffusionPipeline` paints, bit for bit.
 
 All sides compute with one thread.
 """
