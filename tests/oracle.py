@@ -1,16 +1,16 @@
-"""What diffusers' own pipeline paints: the truth that every split, batched or served picture equals."""
+"""What diffusers' own pipeline paints: every split, batched or served picture equals it."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
-
 from carrara_models.denoising.schedulers import SCHEDULERS
+from diffusers import StableDiffusionPipeline
 
 
 def paint_with_diffusers(
@@ -33,12 +33,20 @@ def paint_with_diffusers(
     Returns:
         uint8 [H, W, 3], or latents [1, C, h, w].
     """
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype)
+    pipeline = _load(folder, dtype)
+    own = pipeline.scheduler
+    class_name, overrides = SCHEDULERS[scheduler] if scheduler else (type(own).__name__, {})
+    pipeline = StableDiffusionPipeline(
+        **pipeline.components
+        | {"scheduler": getattr(diffusers, class_name).from_config(own.config, **overrides)},
+        requires_safety_checker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
-    if scheduler is not None:
-        class_name, overrides = SCHEDULERS[scheduler]
-        scheduler_class = getattr(diffusers, class_name)
-        pipeline.scheduler = scheduler_class.from_config(pipeline.scheduler.config, **overrides)
     generator = torch.Generator("cpu").manual_seed(seed)
     images = pipeline(prompt, generator=generator, output_type=output_type, **settings).images
     return images if output_type == "latent" else np.asarray(images[0])
+
+
+@functools.lru_cache(maxsize=4)
+def _load(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(folder, dtype=dtype)

@@ -1,8 +1,9 @@
 """Builds tiny Stable Diffusion checkpoints with random weights, in diffusers layout, for all tests.
 
 They differ where the families do: SD 1.x predicts epsilon, samples with PNDM and pads with the end
-token; SD 2.x predicts v, samples with DDIM, pads with "!", projects attention linearly and has a head
-head count per block. Their size factors differ too (8 and 4), so that nothing passes by assuming 8.
+token; SD 2.x predicts v, samples with DDIM, pads with "!", projects attention linearly and has
+a head count per block. Their size factors differ too (8 and 4), so that nothing passes by
+assuming 8.
 """
 
 from __future__ import annotations

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
-from oracle import paint_with_diffusers
-from tiny_checkpoints import build_sd1, build_sd2
-
 from carrara_models.checkpoints import open_checkpoint
 from carrara_models.decoders.pixels import to_uint8
 from carrara_models.denoising.run import run_alone
 from carrara_models.denoising.schedulers import SCHEDULERS
+from carrara_models.errors import BadFieldError
 from carrara_models.families import load_part
 from carrara_models.parts import Decoder, DenoisingRequest, Generator, Sample, TextEncoder
+from diffusers import UNet2DConditionModel
+from oracle import paint_with_diffusers
+from tiny_checkpoints import build_sd1, build_sd2
 
 BUILDERS = {"sd1": build_sd1, "sd2": build_sd2}
 PROMPT = "a large red circle above a small blue square"
@@ -145,8 +145,6 @@ def test_a_job_starts_for_every_number_of_steps_that_the_scheduler_can_do(
     parts_of: Any, family: str, scheduler: str, steps: int
 ) -> None:
     """Where diffusers would fail in the middle of a job, the job does not start, and only there."""
-    from carrara_models.errors import BadFieldError
-
     parts = parts_of(family)
     request = parts.request(
         seed=1, guidance_scale=1.0, scheduler=scheduler, num_inference_steps=steps
