@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from carrara.chain import Chain
 from carrara.exceptions import FieldViolation, InvalidArgumentError
@@ -53,18 +54,21 @@ def seeds_for(seed: int | Sequence[int] | None, *, num_images: int | None) -> tu
     Raises:
         InvalidArgumentError: A seed or the number of images is outside its range.
     """
-    listed = None if seed is None or isinstance(seed, int) else tuple(seed)
+    listed = tuple(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else None
     if num_images is None:
         num_images = 1 if listed is None else len(listed)
     if not _is_whole(num_images) or not 1 <= num_images <= MAX_NUM_IMAGES:
         raise refusal("num_images", num_images, f"1 to {MAX_NUM_IMAGES}")
     if listed is not None and len(listed) != num_images:
         raise refusal("seed", list(listed), f"a whole number, or a list of {num_images}")
-    first = seed if isinstance(seed, int) else secrets.randbits(64)
-    for value in (first,) if listed is None else listed:
+    first = secrets.randbits(64) if seed is None else seed
+    for value in listed or (first,):
         if not _is_whole(value) or not 0 <= value <= MAX_SEED:
             raise refusal("seed", value, "0 to 2^64 - 1")
-    return listed or tuple((first + i) % (MAX_SEED + 1) for i in range(num_images))
+    if listed is not None:
+        return listed
+    assert isinstance(first, int), "checked above"
+    return tuple((first + i) % (MAX_SEED + 1) for i in range(num_images))
 
 
 def check(request: Prompt, chain: Chain) -> None:
@@ -180,7 +184,7 @@ def _smallest(limits: Iterable[int]) -> int:
     return min(filter(None, limits), default=0)
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -1,7 +1,7 @@
 """Three toy stages on real gRPC servers: deterministic, without torch, failing where a test wants.
 
-The picture is the SHA-256 of what the stages were given, so that each argument, seed and tensor that
-travels shows in it. The encoder is fed with texts, the generator draws from the seed, and the
+The picture is the SHA-256 of what the stages were given, so that each argument, seed and tensor
+that travels shows in it. The encoder is fed with texts, the generator draws from the seed, and the
 decoder from the random state that the generator hands on.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import grpc
@@ -335,8 +336,10 @@ def _latents_contract(space: str, *, size_factor: int, scaling_factor: float) ->
 
 
 @asynccontextmanager
-async def serving(toy: ToyStage, *, describe: bool = True) -> AsyncIterator[ToyStage]:
-    """Serves a stage on a free port of the loopback; `address` says which."""
+async def serving(
+    toy: ToyStage, *, describe: bool = True, bind: str = "127.0.0.1:0"
+) -> AsyncIterator[ToyStage]:
+    """Serves a stage, by default on a free port of the loopback; `address` says which."""
     server = grpc.aio.server()
     if describe:
         stage_pb2_grpc.add_StageServiceServicer_to_server(_Describe(toy), server)
@@ -347,7 +350,8 @@ async def serving(toy: ToyStage, *, describe: bool = True) -> AsyncIterator[ToyS
             generator_pb2_grpc.add_GeneratorServiceServicer_to_server(_Generator(toy), server)
         case "decoder":
             decoder_pb2_grpc.add_DecoderServiceServicer_to_server(_Decoder(toy), server)
-    toy.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    port = server.add_insecure_port(bind)
+    toy.address = bind if bind.startswith("unix:") else f"127.0.0.1:{port}"
     await server.start()
     try:
         yield toy
@@ -388,3 +392,19 @@ async def serving_all(
         for toy in stages:
             await stack.enter_async_context(serving(toy))
         yield ToyCascade(*stages)
+
+
+@contextmanager
+def serving_in_a_thread(*toys: ToyStage) -> Iterator[ToyCascade]:
+    """Serves one stage of each role from another thread, for tests that have no event loop."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    stages = serving_all(*toys)
+    try:
+        yield asyncio.run_coroutine_threadsafe(stages.__aenter__(), loop).result()
+    finally:
+        asyncio.run_coroutine_threadsafe(stages.__aexit__(None, None, None), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
