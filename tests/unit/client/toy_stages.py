@@ -31,6 +31,7 @@ from carrara.v1.tensor_pb2 import DATA_TYPE_FLOAT32, TensorSpec
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 SCHEDULERS = ["ddim", "euler"]
@@ -91,6 +92,7 @@ class ToyStage:
     step_seconds: float = 0.0
     send_result: bool = True
     send_preview: bool = False
+    serving: bool = True
     cancelled: int = 0
     running: int = 0
     most_at_once: int = 0
@@ -144,6 +146,18 @@ class _Describe(stage_pb2_grpc.StageServiceServicer):
         self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext
     ) -> stage_pb2.DescribeResponse:
         return self.toy.description
+
+
+class _Health(health_pb2_grpc.HealthServicer):
+    def __init__(self, toy: ToyStage) -> None:
+        self.toy = toy
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    ) -> health_pb2.HealthCheckResponse:
+        return health_pb2.HealthCheckResponse(
+            status="SERVING" if self.toy.serving else "NOT_SERVING"
+        )
 
 
 class _Encoder(text_encoder_pb2_grpc.TextEncoderServiceServicer):
@@ -343,6 +357,7 @@ async def serving(
     server = grpc.aio.server()
     if describe:
         stage_pb2_grpc.add_StageServiceServicer_to_server(_Describe(toy), server)
+    health_pb2_grpc.add_HealthServicer_to_server(_Health(toy), server)
     match toy.role:
         case "text-encoder":
             text_encoder_pb2_grpc.add_TextEncoderServiceServicer_to_server(_Encoder(toy), server)
