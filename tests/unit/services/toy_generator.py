@@ -70,7 +70,7 @@ class ToyGenerator:
     consumes: tuple[Port, ...] = (Port(CONDITIONING),)
     produces: tuple[Contract, ...] = (Contract(kind=Kind.LATENTS, space="vae", size_factor=8),)
     arguments: tuple[Argument, ...] = ()
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
     def start(self, request: DenoisingRequest) -> ToyJob:
