@@ -4,15 +4,7 @@ import subprocess
 import sys
 from importlib.resources import files
 
-HEAVY = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "typer",
-    "rich",
-    "carrara_models",
-    "carrara_services",
-)
+SERVICES = {"torch", "diffusers", "transformers", "carrara_models", "carrara_services"}
 
 
 def loaded_by(statement: str) -> set[str]:
