@@ -33,10 +33,10 @@ class exact_rows(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if function not in CHUNKED:
             return function(*args, **kwargs)
-        batch, *rest = args
+        batch, *rest = args or (kwargs.pop("input"),)
         # A layer may see several rows per row of the batch, such as one per attention head.
         multiple, remainder = divmod(batch.shape[0], self._total)
         if remainder or not multiple:

@@ -12,7 +12,7 @@ from carrara_models.checkpoints import open_checkpoint
 from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.numerics import exact_rows
 from carrara_models.denoising.schedulers import SCHEDULERS, load_samplers
-from carrara_models.errors import CheckpointError
+from carrara_models.errors import BadFieldError, CheckpointError
 from torch.nn import functional
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def test_exact_rows_are_the_bits_that_each_request_gets_alone() -> None:
     kernel = torch.randn(16, 8, 3, 3, generator=drawn)
     with exact_rows(rows):
         products = functional.linear(vectors, weight)
-        convolved = functional.conv2d(images, kernel, padding=1)
+        convolved = functional.conv2d(input=images, weight=kernel, padding=1)
     for batched, chunks in (
         (products, [functional.linear(v, weight) for v in vectors.split([3 * r for r in rows])]),
         (convolved, [functional.conv2d(i, kernel, padding=1) for i in images.split(rows)]),
@@ -106,6 +106,16 @@ def test_early_configs_are_mended_as_the_pipeline_mends_them(sd1: Path) -> None:
     known = samplers(sd1, _class_name="DDIMScheduler", steps_offset=0, clip_sample=True)
     config = known.new(None, num_inference_steps=3, device=CPU).config
     assert (config.steps_offset, config.clip_sample) == (1, False)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 20])
+def test_runge_kutta_rounds_of_pndm_need_four_steps(sd1: Path, steps: int) -> None:
+    known = samplers(sd1, skip_prk_steps=False)
+    if steps < 4:
+        with pytest.raises(BadFieldError, match="num_inference_steps"):
+            known.new(None, num_inference_steps=steps, device=CPU)
+    else:
+        assert len(known.new(None, num_inference_steps=steps, device=CPU).timesteps) == steps + 9
 
 
 def test_a_default_scheduler_that_nobody_knows_is_refused(sd1: Path) -> None:
