@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Generator, Iterable, Sequence
+from concurrent.futures import Future, wait
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -164,15 +165,24 @@ class _LoopThread:
         self.closed = False
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine there; an interruption here, such as Ctrl-C, cancels it there."""
+        """Runs a coroutine there; an interruption here, such as Ctrl-C, first cancels it there."""
         if self.closed:
             coroutine.close()
             raise CascadeClosedError("the cascade has been closed")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        tasks: list[asyncio.Task[T]] = []
+        outcome: Future[T] = Future()
+
+        def begin() -> None:
+            tasks.append(self._loop.create_task(coroutine))
+            tasks[0].add_done_callback(lambda task: _settle(outcome, task))
+
+        self._loop.call_soon_threadsafe(begin)
         try:
-            return future.result()
+            return outcome.result()
         except BaseException:
-            future.cancel()
+            # Waited for: what follows, such as closing a stream, must not meet it still running.
+            self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            wait([outcome])
             raise
 
     def close(self) -> None:
@@ -182,6 +192,15 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _settle(outcome: Future[T], task: asyncio.Task[T]) -> None:
+    if task.cancelled():
+        outcome.set_exception(CascadeClosedError("the cascade was closed"))
+    elif (error := task.exception()) is not None:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(task.result())
 
 
 async def _wait_for_the_others() -> None:

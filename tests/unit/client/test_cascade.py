@@ -79,6 +79,22 @@ def test_ctrl_c_cancels_the_running_job(toys: ToyCascade) -> None:
         assert cascade.generate("a circle", num_inference_steps=1).images
 
 
+def test_ctrl_c_leaves_a_stream_with_nothing_else_to_say(toys: ToyCascade) -> None:
+    toys.generator.step_seconds = 0.5
+
+    def interrupt() -> None:
+        wait_until(lambda: toys.generator.running == 1)
+        time.sleep(0.1)  # the caller waits for the next event
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with Cascade.connect(**toys.addresses) as cascade:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            list(cascade.stream("a circle", num_inference_steps=100))
+        assert caught.value.__context__ is None
+        wait_until(lambda: toys.generator.cancelled == 1)
+
+
 def test_closing_ends_its_thread_and_what_another_thread_waits_for(toys: ToyCascade) -> None:
     toys.generator.step_seconds = 0.1
     before = threading.active_count()
