@@ -2,16 +2,21 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from diffusers import StableDiffusionPipeline
 
-from carrara_models.embedded import embedded_folder
+from carrara_models.checkpoints import open_checkpoint, resolve
+from carrara_models.denoising.schedulers import load_samplers
+from carrara_models.errors import BadFieldError, CheckpointError
 from carrara_models.evaluation.attributes import AttributeScore, evaluate_attributes
 from carrara_models.evaluation.painting import PaintSettings
+
+# What `StableDiffusionPipeline` takes where neither the caller nor the checkpoint says.
+PIPELINE_STEPS = 50
+PIPELINE_GUIDANCE = 7.5
 
 
 def evaluate(
@@ -38,14 +43,27 @@ def evaluate(
     if not attributes:
         raise typer.BadParameter("choose what to measure", param_hint="--attributes")
     torch.set_num_threads(num_threads)
-    folder = Path(checkpoint) if Path(checkpoint).is_dir() else embedded_folder(checkpoint)
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    defaults = json.loads((folder / "carrara.json").read_text())["defaults"]
+    try:
+        opened = open_checkpoint(resolve(checkpoint), role="generator")
+        samplers = load_samplers(opened)
+    except CheckpointError as error:
+        raise typer.BadParameter(str(error), param_hint="--checkpoint") from error
+    defaults = opened.defaults
+    steps = num_inference_steps or defaults.num_inference_steps or PIPELINE_STEPS
+    try:
+        sampler = samplers.new(scheduler, num_inference_steps=steps, device=torch.device("cpu"))
+    except BadFieldError as error:
+        flag = f"--{error.field.replace('_', '-')}"
+        raise typer.BadParameter(str(error), param_hint=flag) from error
+    guidance = defaults.guidance_scale if guidance_scale is None else guidance_scale
     painting = PaintSettings(
-        num_inference_steps=num_inference_steps or defaults["num_inference_steps"],
-        guidance_scale=defaults["guidance_scale"] if guidance_scale is None else guidance_scale,
+        num_inference_steps=steps,
+        guidance_scale=PIPELINE_GUIDANCE if guidance is None else guidance,
         seed=seed,
         batch_size=batch_size,
+    )
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        opened.path, scheduler=sampler, dtype=torch.float32
     )
     scores = evaluate_attributes(pipeline, captions=captions, seed=seed, painting=painting)
     if as_json:
@@ -53,7 +71,7 @@ def evaluate(
             "checkpoint": checkpoint,
             "split": "heldout",
             "captions": captions,
-            "settings": {"scheduler": scheduler, **asdict(painting)},
+            "settings": {"scheduler": scheduler or samplers.default, **asdict(painting)},
             "scores": {name: asdict(score) for name, score in scores.items()},
         }
         typer.echo(json.dumps(document))

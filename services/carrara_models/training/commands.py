@@ -138,9 +138,13 @@ def generator(
     autoencoder: Annotated[Path, typer.Option(help="Folder with a vae/.")] = Path(
         "runs/autoencoder"
     ),
-    steps: Steps = 10000,
+    steps: Steps = 8200,
     batch_size: BatchSize = 24,
     learning_rate: LearningRate = 1.6e-3,
+    log_snr_mean: Annotated[
+        float, typer.Option(help="Mean of the log signal-to-noise ratios to train on.")
+    ] = -1.0,
+    log_snr_deviation: Annotated[float, typer.Option(min=0, help="Their deviation.")] = 1.75,
     seed: Seed = 0,
     resume: Resume = False,
     stop_at: StopAt = None,
@@ -174,7 +178,9 @@ def generator(
         ),
         pace=Pace(device, workers, log_every, save_every, sample_every, stop_at),
         shape=GeneratorShape(),
-        objective=GeneratorObjective(),
+        objective=GeneratorObjective(
+            log_snr_mean=log_snr_mean, log_snr_deviation=log_snr_deviation
+        ),
         painting=PaintSettings(),
         resume=resume,
     )

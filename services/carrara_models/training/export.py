@@ -70,5 +70,14 @@ def export_checkpoint(
         scheduler=DPMSolverMultistepScheduler.from_pretrained(generator_folder / "scheduler"),
     )
     pipeline.to(torch.float16).save_pretrained(output)
+    for config in output.glob("*/config.json"):
+        _forget_origin(config)
     document = {"format": 1, "defaults": asdict(defaults)}
     (output / "carrara.json").write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _forget_origin(config: Path) -> None:
+    """Takes out the folder that a component was loaded from, which means nothing elsewhere."""
+    document = json.loads(config.read_text())
+    document.pop("_name_or_path", None)
+    config.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")

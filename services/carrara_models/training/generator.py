@@ -50,7 +50,7 @@ class GeneratorShape:
 class GeneratorObjective:
     """What the UNet is trained on."""
 
-    log_snr_mean: float = -0.3
+    log_snr_mean: float = -1.0
     log_snr_deviation: float = 1.75
     caption_dropout: float = 0.1
     """How often the empty caption stands for the scene's, for classifier-free guidance."""
@@ -204,6 +204,7 @@ def train_generator(
         unet=unet,
         scheduler=sampling_scheduler(),
     )
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
     scenes, captions = held_out_captions(SAMPLE_SCENES, seed=1)
 
     def on_sample(step: int) -> Mapping[str, float]:
@@ -223,4 +224,3 @@ def train_generator(
         resume=resume,
     )
     unet.save_pretrained(folder / "unet")
-    sampling_scheduler().save_pretrained(folder / "scheduler")

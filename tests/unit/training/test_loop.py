@@ -1,10 +1,8 @@
 import json
+from itertools import pairwise
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import nn
-
 from carrara_models.training.loop import (
     Ema,
     LoopSettings,
@@ -12,6 +10,8 @@ from carrara_models.training.loop import (
     learning_rate_factor,
     run_loop,
 )
+from safetensors.torch import load_file
+from torch import nn
 
 SETTINGS = LoopSettings(
     steps=8, batch_size=4, learning_rate=0.01, warmup_steps=2, ema_decay=0.9, bfloat16=False
@@ -127,7 +127,7 @@ def test_the_rate_warms_up_stays_and_decays_to_nearly_zero():
     factors = [learning_rate_factor(step, settings) for step in range(1000)]
     assert factors[0] == pytest.approx(0.1)
     assert set(factors[9:600]) == {1.0}
-    assert all(later <= earlier for earlier, later in zip(factors[600:], factors[601:]))
+    assert all(later <= earlier for earlier, later in pairwise(factors[600:]))
     assert factors[800] == pytest.approx(0.5)
     assert 0 < factors[-1] < 1e-4
 

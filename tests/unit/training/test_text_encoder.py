@@ -1,6 +1,7 @@
+import json
+
 import numpy as np
 import pytest
-
 from carrara_models.drawn_world.scenes import Object, Scene, sample_scene
 from carrara_models.training.loop import LoopSettings, Pace
 from carrara_models.training.text_encoder import (
@@ -49,8 +50,6 @@ def test_every_sampled_scene_has_targets():
 
 @pytest.mark.slow
 def test_a_short_training_lowers_the_loss(tmp_path):
-    import json
-
     train_text_encoder(
         tmp_path,
         settings=LoopSettings(steps=60, batch_size=16, learning_rate=2e-3, bfloat16=False),

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+from carrara_models.drawn_world.checker import ATTRIBUTES
+from carrara_models.drawn_world.drawing import draw_scenes
+from carrara_models.drawn_world.scenes import HELD_OUT_PAIRS
+from carrara_models.evaluation.attributes import held_out_captions, score_pictures
+from carrara_models.evaluation.painting import to_uint8
+
+
+def test_captions_are_of_held_out_pairs_alone_and_one_seed_makes_the_same():
+    scenes, captions = held_out_captions(50, seed=3)
+    assert len(captions) == 50
+    assert {
+        (thing.shape, thing.colour) for scene in scenes for thing in scene.objects
+    } <= HELD_OUT_PAIRS
+    assert held_out_captions(50, seed=3) == (scenes, captions)
+    assert held_out_captions(50, seed=4)[1] != captions
+
+
+def test_true_pictures_score_full_and_grey_ones_nothing_but_grey():
+    scenes, _ = held_out_captions(40, seed=0)
+    true = score_pictures(to_uint8(draw_scenes(scenes)), scenes)
+    assert set(true) == set(ATTRIBUTES)
+    assert set(true.values()) == {1.0}
+    grey = score_pictures(np.full((40, 64, 64, 3), 128, dtype=np.uint8), scenes)
+    share = sum(scene.background == "grey" for scene in scenes) / 40
+    assert grey.pop("background") == pytest.approx(share)
+    assert set(grey.values()) == {0.0}
