@@ -1,6 +1,7 @@
 """What a part takes and makes, as values: the words in which stages agree with their neighbours.
 
-Plain dataclasses, without torch or protobuf; `carrara_services.serving.describe` turns them into messages.
+Plain dataclasses, without torch or protobuf; `carrara_services.serving.describe` turns them into
+messages.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ class Contract:
     """What a part consumes or produces.
 
     Attributes:
-        space: Fingerprint of the component that defines the numbers (the text encoder of embeddings,
-            the VAE of latents), "rgb" for pixels, "" where this part does not know.
+        space: Fingerprint of the component that defines the numbers (the text encoder of
+            embeddings, the VAE of latents), "rgb" for pixels, "" where this part does not know.
         size_factor: Pixels per latent cell; 0 where this part does not know. Never a guess.
-        scaling_factor: `latents = (z - shift_factor) * scaling_factor`; 0 where this part does not know.
+        scaling_factor: `latents = (z - shift_factor) * scaling_factor`; 0 where this part does not
+            know.
     """
 
     kind: Kind

@@ -1,8 +1,9 @@
-"""The seam between the parts and whoever runs them: what a text encoder, a generator and a decoder offer.
+"""The seam between the parts and whoever runs them: what encoder, generator and decoder offer.
 
-One request walks through it thus: `TextEncoder.encode` makes tensors from the prompt; `Generator.start`
-turns them and a seed into a `Job`; `predict` and `advance` take the job through its steps, together with
-whatever other jobs are there; `finish` gives the `Sample`; `Decoder.decode` makes the picture.
+One request walks through it thus: `TextEncoder.encode_text` makes tensors from the prompt;
+`Generator.start` turns them and a seed into a `Job`; `predict` and `advance` take the job through
+its steps, together with whatever other jobs are there; `finish` gives the `Sample`;
+`Decoder.decode` makes the picture.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Sample:
 
     Attributes:
         tensors: `latents` [1, C, h, w], or `pixels` [1, 3, H, W] in [-1, 1].
-        random_state: CPU state of the torch generator after the last draw, uint8 [5056]; None before any.
+        random_state: CPU state of the torch generator after the last draw, uint8 [5056]; None
+            before any.
         height: Pixels that it stands for.
         width: Pixels that it stands for.
     """
@@ -51,9 +53,11 @@ class DenoisingRequest:
     """One image's work for a diffusion part; what is None takes the part's default.
 
     Attributes:
-        conditioning: Tensors of the text encoder; guidance is on exactly when `negative_` ones are there.
+        conditioning: Tensors of the text encoder; guidance is on exactly when `negative_` ones are
+            there.
         random_state: A seed in [0, 2^64), or the CPU state of a torch generator, uint8 [5056].
-        consumer: What the next part consumes; gives size, scale and shift to a part without the VAE.
+        consumer: What the next part consumes; gives size, scale and shift to a part without the
+            VAE.
         sample: Of the part before, where there is one.
     """
 
@@ -77,7 +81,7 @@ class Job(Protocol):
 
     @property
     def num_steps(self) -> int:
-        """Network calls that it takes; Heun and PNDM call more often than they have inference steps."""
+        """Network calls that it takes; with Heun and PNDM more than inference steps."""
 
     @property
     def rows(self) -> int:
@@ -130,7 +134,7 @@ class Generator(Part, Protocol):
         """
 
     def predict(self, jobs: Sequence[Job]) -> list[torch.Tensor]:
-        """Calls the network once for all jobs, which are of one group; one output per job, in order."""
+        """Calls the network once for jobs of one group; gives one output per job, in order."""
 
     def advance(self, job: Job, output: torch.Tensor) -> None:
         """Moves one job one step on by its own scheduler.
