@@ -1,1 +1,1 @@
-"""The three parts of text-to-image models: loaded, run, trained, measured; knows nothing of gRPC."""
+"""The three parts of text-to-image models: loaded, run, trained, measured; without any gRPC."""
