@@ -23,12 +23,7 @@ def device_of(settings: Settings) -> torch.device:
     Raises:
         SettingsError: There is no such device.
     """
-    try:
-        device = torch.device(settings.device)
-    except RuntimeError as error:
-        raise SettingsError(f"--device {settings.device}: use cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise SettingsError(f"--device {settings.device}: use cpu, cuda or cuda:N")
+    device = torch.device(settings.device)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingsError(
             f"--device {settings.device}: torch sees {torch.cuda.device_count()} CUDA devices"

@@ -1,4 +1,4 @@
-"""The text encoder as a service: absent and empty texts, limits, warnings, nothing encoded twice."""
+"""The text encoder as a service: absent and empty texts, limits, warnings, nothing done twice."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import ipaddress
 import json
 import logging
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -99,10 +100,12 @@ class StageServer:
         self._watch: asyncio.Task[None] | None = None
 
     def _bind(self, bind: str) -> str:
+        if not bind.startswith("unix:"):
+            _refuse_taken(bind)
         try:
             port = self._server.add_insecure_port(bind)
         except RuntimeError as error:
-            raise SettingsError(f"--bind {bind}: the address is in use or not ours") from error
+            raise SettingsError(f"--bind {bind}: {error}") from error
         if not port or bind.startswith("unix:"):
             return bind
         return f"{bind.rpartition(':')[0]}:{port}"
@@ -196,6 +199,20 @@ def check_bind(bind: str, *, insecure: bool) -> None:
             f"--bind {bind}: other machines can reach this address, and calls are neither "
             "encrypted nor authenticated; bind to 127.0.0.1 or a Unix socket, or add --insecure"
         )
+
+
+def _refuse_taken(bind: str) -> None:
+    """Tries the address with a plain socket: gRPC says why it fails only in a log of its own."""
+    host, _, port = bind.rpartition(":")
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM
+        )
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise SettingsError(f"--bind {bind}: {error.strerror}") from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
 
     checkpoint: str = "drawn-latent"
     bind: str = "127.0.0.1:50051"
-    device: str = "cpu"
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     dtype: Dtype | None = None
     num_threads: int | None = Field(default=None, ge=1)
     max_queue_jobs: int = Field(default=limits.MAX_QUEUE_JOBS, ge=1)
