@@ -138,9 +138,9 @@ def allowed_range(argument: Argument, *, multiple_of: int = 0) -> str:
 
 def refusal(field: str, value: object, allowed: str) -> InvalidArgumentError:
     """Makes the error of a setting outside its range, in the words of the stages."""
-    description = f"{value!r} is not allowed; allowed: {allowed}"
+    description = f"{field}: {value!r} is not allowed; allowed: {allowed}"
     return InvalidArgumentError(
-        f"{field}: {description}",
+        description,
         reason="BAD_FIELD",
         field_violations=(FieldViolation(field, description),),
     )
