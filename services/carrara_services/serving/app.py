@@ -87,6 +87,7 @@ class StageServer:
         self._calls = Calls(role=role)
         self._server = grpc.aio.server(
             interceptors=(self._calls,),
+            maximum_concurrent_rpcs=limits.MAX_CONCURRENT_CALLS,
             options=[
                 ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
+MAX_CONCURRENT_CALLS = 1024  # health watches included
 MAX_PROMPT_BYTES = 8192  # UTF-8
 MAX_QUEUE_JOBS = 64
 MAX_BATCH_ROWS = 32

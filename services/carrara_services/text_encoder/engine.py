@@ -118,8 +118,10 @@ class TextEncoderEngine:
             raise DeadlineError(f"in the {ROLE}") from None
         finally:
             flight.waiting -= 1
-            if not flight.waiting:
+            if not flight.waiting and not flight.task.done():
                 flight.task.cancel()
+                # At once, not when the task has ended: nobody may join what is being cancelled.
+                del self._flights[key]
         return EncodedText(done.result, done.usage, cached=joined)
 
     def _take_off(self, key: Text) -> _Flight:

@@ -33,7 +33,8 @@ def engine_for(encoder: ToyTextEncoder) -> TextEncoderEngine:
 
 
 def encoded(number: float) -> Encoded:
-    return Encoded(tensors={"prompt_embeds": torch.full((25,), number, dtype=torch.float32)})  # 100 bytes
+    embeds = torch.full((25,), number, dtype=torch.float32)  # 100 bytes
+    return Encoded(tensors={"prompt_embeds": embeds})
 
 
 def test_the_cache_drops_what_was_not_used_for_longest():
@@ -110,4 +111,18 @@ async def test_a_failed_text_fails_those_that_wait_for_it_and_is_tried_again_lat
     assert encoder.encoded == ["bad", "bad"]
     assert not (await engine.encode("good", field="prompt", deadline=None)).cached
     assert (await engine.encode("good", field="prompt", deadline=None)).cached
+    engine.worker.close()
+
+
+async def test_a_text_asked_for_again_while_its_cancelled_work_ends_is_encoded_anew():
+    encoder = ToyTextEncoder(turn=threading.Semaphore(0))
+    engine = engine_for(encoder)
+    first = asyncio.create_task(engine.encode("red", field="prompt", deadline=None))
+    await asyncio.sleep(0.05)
+    first.cancel()
+    again = asyncio.create_task(engine.encode("red", field="prompt", deadline=None))
+    await asyncio.gather(first, return_exceptions=True)
+    assert first.cancelled()
+    encoder.turn.release(10)
+    assert (await again).encoded.tensors["prompt_embeds"].item() == 3
     engine.worker.close()
