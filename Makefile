@@ -14,12 +14,13 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 
 install: $(VENV)/.installed-dev
 
-# torch comes first and by itself: nothing that follows may pull in another build of it.
+# torch comes first and by itself, so that nothing that follows pulls in another build of it; where its index
+# is out of reach, PyPI's build is taken.
 $(VENV)/.installed-services: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Carrara needs Python 3.11 or later; name one with PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (torch alone is about 200 MB; a few minutes the first time)"
-	@$(PIP) --extra-index-url $(TORCH_INDEX_URL) torch
+	@$(PIP) --no-deps --retries 1 --extra-index-url $(TORCH_INDEX_URL) torch
 	@$(PIP) --editable '.[services]'
 	@touch $@
 
