@@ -145,6 +145,9 @@ def generator(
         float, typer.Option(help="Mean of the log signal-to-noise ratios to train on.")
     ] = -1.0,
     log_snr_deviation: Annotated[float, typer.Option(min=0, help="Their deviation.")] = 1.75,
+    uniform_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of timesteps drawn evenly instead.")
+    ] = 0.25,
     seed: Seed = 0,
     resume: Resume = False,
     stop_at: StopAt = None,
@@ -179,7 +182,9 @@ def generator(
         pace=Pace(device, workers, log_every, save_every, sample_every, stop_at),
         shape=GeneratorShape(),
         objective=GeneratorObjective(
-            log_snr_mean=log_snr_mean, log_snr_deviation=log_snr_deviation
+            log_snr_mean=log_snr_mean,
+            log_snr_deviation=log_snr_deviation,
+            uniform_share=uniform_share,
         ),
         painting=PaintSettings(),
         resume=resume,

@@ -71,13 +71,19 @@ def export_checkpoint(
     )
     pipeline.to(torch.float16).save_pretrained(output)
     for config in output.glob("*/config.json"):
-        _forget_origin(config)
+        _make_plain(config)
     document = {"format": 1, "defaults": asdict(defaults)}
     (output / "carrara.json").write_text(json.dumps(document, indent=2) + "\n")
 
 
-def _forget_origin(config: Path) -> None:
-    """Takes out the folder that a component was loaded from, which means nothing elsewhere."""
+def _make_plain(config: Path) -> None:
+    """Takes out what a config says of where and how it was saved.
+
+    The folder that a component was loaded from means nothing elsewhere. And transformers follows a
+    saved dtype where diffusers loads float32, so that the two halves of a pipeline would not fit.
+    """
     document = json.loads(config.read_text())
     document.pop("_name_or_path", None)
+    if "dtype" in document:
+        document["dtype"] = "float32"
     config.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")

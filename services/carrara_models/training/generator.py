@@ -52,6 +52,9 @@ class GeneratorObjective:
 
     log_snr_mean: float = -1.0
     log_snr_deviation: float = 1.75
+    uniform_share: float = 0.25
+    """How many of the timesteps are drawn evenly instead. The first steps of a sampler lie far out
+    in the normal distribution's tail; where the network is untrained, they put objects anywhere."""
     caption_dropout: float = 0.1
     """How often the empty caption stands for the scene's, for classifier-free guidance."""
     omit: float = 0.05
@@ -105,18 +108,21 @@ def sampling_scheduler() -> DPMSolverMultistepScheduler:
 def sample_timesteps(
     count: int, *, log_snrs: Tensor, objective: GeneratorObjective, torch_generator: torch.Generator
 ) -> Tensor:
-    """Timesteps [count], int64, whose log-SNR is nearest to normal draws.
+    """Timesteps [count], int64, whose log-SNR is nearest to normal draws; some drawn evenly.
 
     Args:
         count: How many.
         log_snrs: [T], float64, the log-SNR of each timestep, falling.
-        objective: Mean and deviation of the draws.
+        objective: Mean and deviation of the draws, and how many are even.
         torch_generator: The source of the draws.
     """
     wanted = torch.randn(count, generator=torch_generator, dtype=torch.float64)
     wanted = objective.log_snr_mean + objective.log_snr_deviation * wanted
     middles = (log_snrs[1:] + log_snrs[:-1]) / 2
-    return torch.searchsorted(-middles, -wanted)
+    normal = torch.searchsorted(-middles, -wanted)
+    even = torch.randint(len(log_snrs), (count,), generator=torch_generator)
+    is_even = torch.rand(count, generator=torch_generator) < objective.uniform_share
+    return torch.where(is_even, even, normal)
 
 
 def train_generator(

@@ -38,6 +38,13 @@ def test_the_plain_pipeline_loads_it_without_a_safety_checker(pipeline):
     assert pipeline.vae_scale_factor == 2
 
 
+def test_the_plain_pipeline_paints_without_being_told_a_dtype(checkpoint):
+    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a big red disc on white", num_inference_steps=1, output_type="np").images[0]
+    assert np.isfinite(image).all()
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_it_paints_with_every_scheduler(name, pipeline):
     class_name, overrides = SCHEDULERS[name]

@@ -22,7 +22,7 @@ def test_timesteps_follow_the_wanted_log_snr():
     timesteps = sample_timesteps(
         20000,
         log_snrs=log_snrs,
-        objective=GeneratorObjective(log_snr_mean=-0.3, log_snr_deviation=1.75),
+        objective=GeneratorObjective(log_snr_mean=-0.3, log_snr_deviation=1.75, uniform_share=0),
         torch_generator=torch.Generator().manual_seed(0),
     )
     drawn = log_snrs[timesteps]
@@ -39,6 +39,19 @@ def test_every_timestep_can_be_drawn_and_none_beyond():
         torch_generator=torch.Generator().manual_seed(0),
     )
     assert set(timesteps.tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_a_share_of_the_timesteps_is_even():
+    log_snrs = torch.linspace(10, -10, 1000, dtype=torch.float64)
+    timesteps = sample_timesteps(
+        20000,
+        log_snrs=log_snrs,
+        objective=GeneratorObjective(log_snr_mean=0, log_snr_deviation=0.5, uniform_share=0.25),
+        torch_generator=torch.Generator().manual_seed(0),
+    )
+    # Beyond four deviations there are no normal draws: 4/5 of the range is left to even ones.
+    outside = (log_snrs[timesteps].abs() > 2).double().mean()
+    assert outside == pytest.approx(0.25 * 0.8, abs=0.01)
 
 
 def test_the_sampler_starts_at_the_last_timestep():
