@@ -9,8 +9,9 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from carrara_models.denoising.schedulers import SCHEDULERS
 from diffusers import StableDiffusionPipeline
+
+from carrara_models.denoising.schedulers import SCHEDULERS
 
 
 def paint_with_diffusers(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from carrara_models.errors import CheckpointError
 
+from carrara_models.errors import CheckpointError
 from carrara_services import stage_processes
 from carrara_services.serving import command_line
 from carrara_services.serving.command_line import fail, serve_stage

@@ -6,11 +6,11 @@ from importlib import metadata
 from typing import Any
 
 import torch
-from carrara_models.checkpoints import Checkpoint
-from carrara_models.families import load_part
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from carrara_models.checkpoints import Checkpoint
+from carrara_models.families import load_part
 from carrara_services.serving.describe import Runtime
 from carrara_services.serving.settings import Settings, SettingsError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from carrara import tensors
 from carrara.v1 import tensor_pb2
 from carrara_models.errors import BadFieldError

@@ -58,6 +58,7 @@ def test_up_runs_a_command_against_three_processes_and_ends_them(tmp_path: Path)
 
 def test_the_picture_shows_what_the_prompt_says(tmp_path: Path) -> None:
     import numpy as np
+
     from carrara_models.drawn_world.checker import read_picture
 
     path = tmp_path / "picture.png"

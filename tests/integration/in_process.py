@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
+
 from carrara.v1 import (
     decoder_pb2_grpc,
     generator_pb2,
@@ -23,7 +25,6 @@ from carrara_services.generator.__main__ import open_stage as open_generator
 from carrara_services.serving.app import StageServer
 from carrara_services.serving.settings import read_settings
 from carrara_services.text_encoder.__main__ import open_stage as open_text_encoder
-from google.rpc import error_details_pb2, status_pb2
 
 OPENERS = {
     "text-encoder": open_text_encoder,

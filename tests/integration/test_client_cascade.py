@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
 from carrara import (
     AsyncCascade,
     Cascade,
@@ -25,7 +27,6 @@ from carrara.connections import Request, Stage
 from carrara.v1 import stage_pb2
 from integration import processes
 from integration.processes import StageProcess, cascade_processes, stage_process, starting
-from PIL import Image
 from tiny_checkpoints import build_sd1, build_sd2
 
 SLOW_STEPS = 900

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import torch
-from carrara.tensors import from_numpy, to_numpy
-from carrara.v1 import decoder_pb2, stage_pb2
 from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
-from integration.in_process import Served, events, refusal, served
 from PIL import Image
+
+from carrara.tensors import from_numpy, to_numpy
+from carrara.v1 import decoder_pb2, stage_pb2
+from integration.in_process import Served, events, refusal, served
 from tiny_checkpoints import build_sd1
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from carrara.v1 import stage_pb2, stage_pb2_grpc
 from carrara_models.errors import CheckpointError
 from carrara_services import embedded

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import torch
+
 from carrara.tensors import from_numpy, to_numpy
 from carrara.v1 import generator_pb2, stage_pb2
 from carrara_models.checkpoints import open_checkpoint

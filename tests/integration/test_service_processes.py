@@ -14,6 +14,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from carrara.tensors import to_numpy
 from carrara.v1 import (
     decoder_pb2,
@@ -25,8 +28,6 @@ from carrara.v1 import (
     text_encoder_pb2,
     text_encoder_pb2_grpc,
 )
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from integration.in_process import refusal
 from integration.processes import Cascade, StageProcess, cascade_processes, stage_process
 from tiny_checkpoints import build_sd1

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 import pytest_asyncio
+
 from carrara.v1 import stage_pb2, text_encoder_pb2
 from carrara_services.serving.limits import MAX_PROMPT_BYTES
 from integration.in_process import Served, encode, refusal, served

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+
 from carrara_models.checkpoints import open_checkpoint
 from carrara_models.decoders.pixels import to_uint8
 from carrara_models.denoising.run import run_alone
@@ -20,7 +22,6 @@ from carrara_models.denoising.schedulers import SCHEDULERS
 from carrara_models.errors import BadFieldError
 from carrara_models.families import load_part
 from carrara_models.parts import Decoder, DenoisingRequest, Generator, Sample, TextEncoder
-from diffusers import UNet2DConditionModel
 from oracle import paint_with_diffusers
 from tiny_checkpoints import build_sd1, build_sd2
 

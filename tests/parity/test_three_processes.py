@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from carrara import AsyncCascade, Cascade
 from carrara_models.checkpoints import open_checkpoint, resolve
 from carrara_models.denoising.schedulers import SCHEDULERS

@@ -11,7 +11,6 @@ from carrara.v1 import decoder_pb2, decoder_pb2_grpc, stage_pb2
 from carrara_models.errors import BadFieldError
 from carrara_models.limits import MAX_PIXELS
 from carrara_models.parts import Sample
-
 from carrara_services.admission import Finished
 from carrara_services.decoder import ROLE
 from carrara_services.decoder.engine import DecodedImage, DecoderEngine, DecodeWork

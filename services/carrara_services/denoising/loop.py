@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 
 import torch
-from carrara_models.parts import DenoisingRequest, Generator, Job
 
+from carrara_models.parts import DenoisingRequest, Generator, Job
 from carrara_services.admission import Failed, Finished, Progress, Ticket, WaitingLine
 
 logger = logging.getLogger(__name__)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import grpc
+
 from carrara.v1 import generator_pb2, generator_pb2_grpc, stage_pb2
 from carrara_models.checkpoints import open_checkpoint
-
 from carrara_services.generator import ROLE
 from carrara_services.serving import describe
 from carrara_services.serving.app import Stage

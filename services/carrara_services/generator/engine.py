@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import torch
+
 from carrara_models.contracts import Contract
 from carrara_models.denoising.random import torch_generator
 from carrara_models.errors import BadFieldError
 from carrara_models.parts import DenoisingRequest, Generator
-
 from carrara_services.admission import Finished, Progress, Queued, follow
 from carrara_services.denoising.loop import DenoisingLoop
 from carrara_services.generator import ROLE

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import torch
+
 from carrara import contracts as contract_checks
 from carrara.v1 import generator_pb2, generator_pb2_grpc, stage_pb2
 from carrara_models.contracts import Contract
 from carrara_models.errors import BadFieldError, ContractError
 from carrara_models.parts import DenoisingRequest, Sample
-
 from carrara_services.admission import Finished
 from carrara_services.generator import ROLE
 from carrara_services.generator.engine import (

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from carrara.v1 import stage_pb2, stage_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from carrara.v1 import stage_pb2, stage_pb2_grpc
 from carrara_services.admission import WaitingLine
 from carrara_services.serving import limits, validation
 from carrara_services.serving.interceptors import Calls

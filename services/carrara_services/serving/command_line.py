@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
-from carrara_models.errors import CheckpointError
 
+from carrara_models.errors import CheckpointError
 from carrara_services.serving import app, logs
 from carrara_services.serving.settings import Settings, SettingsError, read_settings
 

@@ -10,7 +10,6 @@ from carrara.v1 import stage_pb2, tensor_pb2
 from carrara_models import contracts
 from carrara_models.errors import BadFieldError
 from carrara_models.limits import MAX_PIXELS
-
 from carrara_services.serving import limits
 
 ROLES = {

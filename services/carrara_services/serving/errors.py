@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import grpc
-from carrara.v1 import stage_pb2
-from carrara_models.errors import BadFieldError, ContractError, NumericalError
 from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
+from carrara.v1 import stage_pb2
+from carrara_models.errors import BadFieldError, ContractError, NumericalError
 from carrara_services.refusals import (
     DeadlineError,
     DrainingError,

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from carrara_models.errors import BadFieldError
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
+from carrara_models.errors import BadFieldError
 from carrara_services.refusals import DrainingError
 from carrara_services.serving import errors, limits
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from carrara.v1 import stage_pb2
-
 from carrara_services.admission import Progress, Queued, Usage
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
+from google.protobuf import message, unknown_fields
+
 from carrara import contracts as contract_checks
 from carrara.v1 import stage_pb2, tensor_pb2
 from carrara_models.contracts import Argument
 from carrara_models.errors import BadFieldError, ContractError
 from carrara_models.limits import MAX_PIXELS
-from google.protobuf import message, unknown_fields
-
 from carrara_services.refusals import FingerprintError, UnknownFieldError
 from carrara_services.serving import limits
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import grpc
+
 from carrara.v1 import stage_pb2, text_encoder_pb2, text_encoder_pb2_grpc
 from carrara_models.checkpoints import open_checkpoint
-
 from carrara_services.serving import describe, limits
 from carrara_services.serving.app import Stage
 from carrara_services.serving.command_line import run_stage

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from carrara_models.parts import Encoded, TextEncoder
 
+from carrara_models.parts import Encoded, TextEncoder
 from carrara_services.admission import Finished, Usage, finished
 from carrara_services.refusals import DeadlineError
 from carrara_services.text_encoder import ROLE

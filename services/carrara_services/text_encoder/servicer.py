@@ -7,7 +7,6 @@ from typing import Any
 
 from carrara.v1 import stage_pb2, text_encoder_pb2, text_encoder_pb2_grpc
 from carrara_models.errors import BadFieldError
-
 from carrara_services.admission import Usage
 from carrara_services.serving import describe, results, validation
 from carrara_services.serving.describe import Runtime

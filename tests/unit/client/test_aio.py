@@ -8,6 +8,8 @@ import grpc
 import numpy as np
 import pytest
 import toy_stages
+from toy_stages import Fault, ToyCascade, fault_details, serving, serving_all
+
 from carrara import (
     AsyncCascade,
     CarraraError,
@@ -28,7 +30,6 @@ from carrara.aio import MAX_IMAGES_AT_ONCE
 from carrara.exceptions import BY_STATUS
 from carrara.tensors import from_numpy
 from carrara.v1 import stage_pb2
-from toy_stages import Fault, ToyCascade, fault_details, serving, serving_all
 
 
 @pytest.fixture

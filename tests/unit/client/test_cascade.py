@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 import toy_stages
+from toy_stages import ToyCascade
+
 from carrara import AsyncCascade, Cascade, CascadeClosedError, Finished, Progress
 from carrara.exceptions import InvalidArgumentError
-from toy_stages import ToyCascade
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import toy_stages
+
 from carrara.chain import link
 from carrara.connections import Stage
 from carrara.exceptions import ContractError

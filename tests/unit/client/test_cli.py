@@ -14,12 +14,13 @@ from pathlib import Path
 import grpc
 import pytest
 import toy_stages
+from PIL import Image
+from toy_stages import Fault, ToyCascade
+
 from carrara.cli import run
 from carrara.exceptions import MissingExtraError
 from carrara.runtimes import start_embedded
 from carrara.v1 import stage_pb2
-from PIL import Image
-from toy_stages import Fault, ToyCascade
 
 REPORT_KEYS = {
     "prompt",

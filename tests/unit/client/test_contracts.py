@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+
 from carrara.contracts import kind_name, mismatch, tensors_mismatch, unverified
 from carrara.tensors import from_numpy
 from carrara.v1.stage_pb2 import (

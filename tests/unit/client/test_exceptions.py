@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from google.rpc import status_pb2
+from toy_stages import fault_details
+
 from carrara import exceptions
 from carrara.exceptions import (
     BY_STATUS,
@@ -11,8 +14,6 @@ from carrara.exceptions import (
     ResourceExhaustedError,
     from_rpc_error,
 )
-from google.rpc import status_pb2
-from toy_stages import fault_details
 
 FAILURES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import toy_stages
+from hypothesis import given
+from hypothesis import strategies as st
+
 from carrara.chain import Chain, link
 from carrara.connections import Stage
 from carrara.exceptions import InvalidArgumentError
 from carrara.prompts import MAX_SEED, Prompt, check, seeds_for
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def stage(toy: toy_stages.ToyStage) -> Stage:

@@ -7,8 +7,9 @@ from contextlib import AsyncExitStack
 import grpc
 import pytest
 import toy_stages
-from carrara import AsyncCascade, ContractError, StageUnavailableError
 from toy_stages import Fault, ToyCascade, ToyStage, fault_details, serving, serving_all
+
+from carrara import AsyncCascade, ContractError, StageUnavailableError
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import toy_stages
-from carrara import AsyncCascade, GenerationResult
 from PIL import Image
+
+from carrara import AsyncCascade, GenerationResult
 
 
 @pytest.fixture

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
 from carrara.tensors import ITEM_SIZES, MAX_DIMENSIONS, TensorError, from_numpy, to_numpy
 from carrara.v1.tensor_pb2 import (
     DATA_TYPE_BFLOAT16,
@@ -13,9 +17,6 @@ from carrara.v1.tensor_pb2 import (
     DataType,
     Tensor,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 DTYPES = ["<f4", "<f2", "<f8", "<i8", "<i4", "u1", "?", ">f4", ">f2", ">f8", ">i8", ">i4"]
 

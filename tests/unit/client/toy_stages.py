@@ -16,6 +16,12 @@ from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
 from carrara.tensors import from_numpy, to_numpy
 from carrara.v1 import (
     decoder_pb2,
@@ -28,11 +34,6 @@ from carrara.v1 import (
     text_encoder_pb2_grpc,
 )
 from carrara.v1.tensor_pb2 import DATA_TYPE_FLOAT32, TensorSpec
-from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_status import rpc_status
 
 SCHEDULERS = ["ddim", "euler"]
 SIZE_FACTOR = 8

@@ -104,9 +104,7 @@ def test_a_stranger_in_the_picture_makes_the_count_wrong(scenes, pictures):
 
 
 def test_an_object_of_two_colours_is_not_right():
-    scene = Scene(
-        "white", (Object("square", "red", "large", 0.5, 0.5, 0.22),), place="centre"
-    )
+    scene = Scene("white", (Object("square", "red", "large", 0.5, 0.5, 0.22),), place="centre")
     picture = to_uint8(draw_scenes([scene]))[0]
     picture[32:44, 20:44] = (45, 85, 215)
     assert not score_reading(read_picture(picture), scene)["all_right"]

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from carrara_models.drawn_world.checker import ATTRIBUTES
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import HELD_OUT_PAIRS

@@ -1,11 +1,12 @@
 import json
 
 import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
 from carrara_models.drawn_world.checker import ATTRIBUTES
 from carrara_models.evaluation.commands import evaluate
 from tiny_checkpoints import build_sd2
-from typer import Typer
-from typer.testing import CliRunner
 
 app = Typer()
 app.command()(evaluate)

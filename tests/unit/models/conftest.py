@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from carrara_models.checkpoints import open_checkpoint
 from carrara_models.families import Role, load_part
 from tiny_checkpoints import build_sd1, build_sd2

@@ -10,14 +10,15 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
+
 from carrara_models.checkpoints import open_checkpoint, resolve
 from carrara_models.embedded import embedded_names
 from carrara_models.errors import CheckpointError
 from carrara_models.families import load_part
 from carrara_models.pruning import prune
-from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

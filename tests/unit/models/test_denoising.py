@@ -8,12 +8,13 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from torch.nn import functional
+
 from carrara_models.checkpoints import open_checkpoint
 from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.numerics import exact_rows
 from carrara_models.denoising.schedulers import SCHEDULERS, load_samplers
 from carrara_models.errors import BadFieldError, CheckpointError
-from torch.nn import functional
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from carrara_models.errors import CheckpointError
 from carrara_models.fingerprints import component_fingerprint, stage_fingerprint
-from safetensors.torch import load_file, save_file
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from carrara_models.checkpoints import open_checkpoint
 from carrara_models.contracts import Contract, Kind, TensorSpec
 from carrara_models.denoising.run import run_alone

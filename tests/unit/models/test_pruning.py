@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from carrara_models.checkpoints import open_checkpoint
 from carrara_models.errors import CheckpointError
 from carrara_models.families import Role
 from carrara_models.pruning import prune
-from safetensors.torch import load_file, save_file
 
 FOLDERS: dict[Role, set[str]] = {
     "text-encoder": {"tokenizer", "text_encoder"},

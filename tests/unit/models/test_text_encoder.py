@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from carrara_models.contracts import Kind
-from carrara_models.errors import CheckpointError, NumericalError
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
+
+from carrara_models.contracts import Kind
+from carrara_models.errors import CheckpointError, NumericalError
 
 
 def encode_with_pipeline(folder: Path, prompt: str, negative: str) -> tuple[Any, Any]:

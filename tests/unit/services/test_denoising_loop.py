@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+
 from carrara_models.errors import NumericalError
 from carrara_services.admission import Finished, Progress, Queued, finished, follow
 from carrara_services.denoising.loop import DenoisingLoop

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
+
 from carrara.v1 import stage_pb2
 from carrara_models.errors import BadFieldError, ContractError, NumericalError
 from carrara_services import refusals
 from carrara_services.serving.errors import TABLE, is_expected, status_of
-from google.rpc import error_details_pb2, status_pb2
 
 Code = grpc.StatusCode
 CASES: list[tuple[Exception, grpc.StatusCode, str, type | None]] = [

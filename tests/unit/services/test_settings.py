@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from carrara_services.serving.app import check_bind
 from carrara_services.serving.settings import Settings, SettingsError, read_settings
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+
 from carrara_models.parts import Encoded
 from carrara_services.refusals import DeadlineError
 from carrara_services.text_encoder.engine import Cache, TextEncoderEngine

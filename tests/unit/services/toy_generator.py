@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+
 from carrara_models.contracts import Argument, Component, Contract, Kind, Port, TensorSpec
 from carrara_models.errors import NumericalError
 from carrara_models.parts import DenoisingRequest, Sample

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from carrara_models.drawn_world.captions import caption_words
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import sample_scene

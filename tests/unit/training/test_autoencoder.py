@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
+
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import sample_scene
 from carrara_models.evaluation.painting import round_trip
@@ -12,7 +14,6 @@ from carrara_models.training.autoencoder import (
     train_autoencoder,
 )
 from carrara_models.training.loop import LoopSettings, Pace
-from diffusers import AutoencoderKL
 
 TINY = AutoencoderShape(widths=(8, 8), resolution=32)
 SETTINGS = LoopSettings(steps=2, batch_size=2, learning_rate=1e-3)

@@ -5,10 +5,11 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from carrara_models.denoising.schedulers import SCHEDULERS
-from carrara_models.training.export import DefaultSettings, export_checkpoint
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
+
+from carrara_models.denoising.schedulers import SCHEDULERS
+from carrara_models.training.export import DefaultSettings, export_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,14 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from carrara_models.training.generator import (
     GeneratorObjective,
     sample_timesteps,
     sampling_scheduler,
     training_schedule,
 )
-from safetensors.torch import load_file
 
 
 def test_the_last_timestep_is_all_but_noise():

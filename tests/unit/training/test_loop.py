@@ -3,6 +3,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
+
 from carrara_models.training.loop import (
     Ema,
     LoopSettings,
@@ -10,8 +13,6 @@ from carrara_models.training.loop import (
     learning_rate_factor,
     run_loop,
 )
-from safetensors.torch import load_file
-from torch import nn
 
 SETTINGS = LoopSettings(
     steps=8, batch_size=4, learning_rate=0.01, warmup_steps=2, ema_decay=0.9, bfloat16=False

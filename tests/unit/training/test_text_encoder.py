@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+
 from carrara_models.drawn_world.scenes import Object, Scene, sample_scene
 from carrara_models.training.loop import LoopSettings, Pace
 from carrara_models.training.text_encoder import (

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from carrara_models.drawn_world.captions import caption_words, write_caption
-from carrara_models.drawn_world.scenes import sample_scene
-from carrara_models.training.tokenizer import MAX_TOKENS, build_tokenizer, learn_merges
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
+
+from carrara_models.drawn_world.captions import caption_words, write_caption
+from carrara_models.drawn_world.scenes import sample_scene
+from carrara_models.training.tokenizer import MAX_TOKENS, build_tokenizer, learn_merges
 
 TOKENIZER = build_tokenizer(caption_words())
 
