@@ -1,4 +1,4 @@
-"""Paints the README's grid: the first eight held-out captions of seed 0, and the captions under them.
+"""Paints the grid of the README: the first eight held-out captions of seed 0, with the captions.
 
 Run it with `python tests/e2e/sample_grid.py docs/images/drawn-latent.png`.
 """
