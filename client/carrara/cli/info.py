@@ -122,9 +122,8 @@ def _contract(contract: Contract) -> dict[str, Any]:
 def _setting(argument: Argument) -> dict[str, Any]:
     if argument.choices:
         return {"default": argument.choices[0], "allowed": ", ".join(argument.choices)}
-    default = argument.default_number if argument.HasField("default_number") else None
     return {
-        "default": default,
+        "default": argument.default_number if argument.HasField("default_number") else None,
         "allowed": allowed_range(argument, multiple_of=argument.multiple_of),
     }
 
@@ -136,15 +135,17 @@ def _stage_table(stage: dict[str, Any]) -> Table:
     table.add_row("checkpoint", f"{stage['checkpoint']} ({stage['family']})")
     table.add_row("fingerprint", stage["fingerprint"])
     for component in stage["components"]:
-        size = f"{component['parameters']:,} parameters"
-        table.add_row(component["name"], f"{component['class_name']}, {size}")
+        parameters = component["parameters"]
+        size = f", {parameters:,} parameters" if parameters else ""
+        table.add_row(component["name"], component["class_name"] + size)
     for direction in ("consumes", "produces"):
         for contract in stage[direction]:
             space = contract["space"][:12] or "unknown"
             table.add_row(direction, f"{contract['kind']} in the space {space}")
     for name, setting in stage["settings"].items():
-        default = "" if setting["default"] is None else f"{setting['default']}; "
-        table.add_row(name, f"{default}allowed: {setting['allowed']}")
+        value = setting["default"]
+        value = f"{value:g}" if isinstance(value, float) else value
+        table.add_row(name, f"{value or 'no default'}; allowed: {setting['allowed']}")
     table.add_row("numerics", f"{stage['numerics']}, {stage['precision']}")
     table.add_row("device", f"{stage['device']}, {stage['num_threads']} threads")
     table.add_row("jobs", f"{stage['jobs_running']} running, {stage['jobs_queued']} waiting")
