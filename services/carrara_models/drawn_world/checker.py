@@ -97,18 +97,22 @@ def read_picture(picture: NDArray[Any]) -> Reading:
             labels == 0, return_distances=False, return_indices=True
         )
         cells = labels[tuple(nearest)]
-        for index, (colour, _) in enumerate(seeds):
+        for index, (colour, seed) in enumerate(seeds):
             direction = np.array(COLOURS[colour]) - ground
             coverage = (pixels - ground) @ direction / (direction @ direction)
             coverage = np.where(cells == index + 1, coverage, 0).clip(0, 1)
-            # Noise far from the object would add up in its area.
-            coverage[coverage < 0.1] = 0
+            # Noise far from the object would add up in its area, and crumbs are not of it.
+            patches, _ = ndimage.label(coverage >= 0.1)
+            coverage[~np.isin(patches, patches[seed])] = 0
             if coverage.mean() < SMALLEST_OBJECT:
                 continue
-            thing, mask = _read_object(coverage, colour)
-            objects.append(thing)
-            explained += mask[..., None] * direction
-    objects.extend(_unexplained_objects(pixels, explained))
+            contrast = float(np.linalg.norm(direction))
+            objects.append(_read_object(coverage, colour, contrast))
+            explained += coverage[..., None] * direction
+    differs = np.linalg.norm(pixels - explained, axis=-1) > UNEXPLAINED_TOLERANCE
+    labels, count = ndimage.label(_wider_than_an_edge(differs))
+    for y, x in ndimage.center_of_mass(labels > 0, labels, range(1, count + 1)):
+        objects.append(ReadObject(None, None, None, float(x) / side, float(y) / side))
     return Reading(background, tuple(objects))
 
 
@@ -167,8 +171,11 @@ def _find_seeds(pixels: Pixels, ground: Pixels, side: int) -> list[tuple[str, ND
     return seeds
 
 
-def _read_object(coverage: Pixels, colour: str) -> tuple[ReadObject, Pixels]:
-    """Finds the shape whose mask, laid over by area and centroid, overlaps best."""
+def _read_object(coverage: Pixels, colour: str, contrast: float) -> ReadObject:
+    """Finds the shape whose mask, laid over by area and centroid, overlaps best.
+
+    A dent or bulge that shows leaves the shape unrecognised, however well the rest overlaps.
+    """
     side = len(coverage)
     area = coverage.sum()
     rows, columns = np.indices(coverage.shape) + 0.5
@@ -185,23 +192,22 @@ def _read_object(coverage: Pixels, colour: str) -> tuple[ReadObject, Pixels]:
     order = np.argsort(overlaps)
     best, second = order[-1], order[-2]
     radius, x, y, mask = candidates[best]
+    deviates = np.abs(mask - coverage) * contrast > UNEXPLAINED_TOLERANCE
     is_clear = (
-        overlaps[best] >= SMALLEST_OVERLAP and overlaps[best] - overlaps[second] >= OVERLAP_LEAD
+        overlaps[best] >= SMALLEST_OVERLAP
+        and overlaps[best] - overlaps[second] >= OVERLAP_LEAD
+        and not _wider_than_an_edge(deviates).any()
     )
     size = None
     if RADIUS_RANGE[0] <= radius <= RADIUS_RANGE[1]:
         size = "small" if radius < SIZE_LIMIT else "large"
-    return ReadObject(SHAPES[best] if is_clear else None, colour, size, x, y), mask
+    return ReadObject(SHAPES[best] if is_clear else None, colour, size, x, y)
 
 
-def _unexplained_objects(pixels: Pixels, explained: Pixels) -> list[ReadObject]:
-    """Patches that the objects read do not account for, wider than an edge."""
-    side = len(pixels)
-    differs = np.linalg.norm(pixels - explained, axis=-1) > UNEXPLAINED_TOLERANCE
-    width = max(3, round(3 * side / 64))
-    labels, count = ndimage.label(ndimage.binary_opening(differs, np.ones((width, width))))
-    centres = ndimage.center_of_mass(labels > 0, labels, range(1, count + 1))
-    return [ReadObject(None, None, None, float(x) / side, float(y) / side) for y, x in centres]
+def _wider_than_an_edge(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Leaves patches that hold a square of 3 pixels (at a side of 64), and nothing narrower."""
+    width = max(3, round(3 * len(pixels) / 64))
+    return ndimage.binary_opening(pixels, np.ones((width, width)))
 
 
 @cache

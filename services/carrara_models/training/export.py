@@ -19,7 +19,7 @@ class DefaultSettings:
     """What a checkpoint is painted with when a request does not say."""
 
     num_inference_steps: int = 20
-    guidance_scale: float = 3.0
+    guidance_scale: float = 2.5
     height: int = 64
     width: int = 64
 

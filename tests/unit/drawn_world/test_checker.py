@@ -119,3 +119,18 @@ def test_noise_and_empty_pictures_are_never_right(scenes):
             scores = score_reading(read_picture(picture), scene)
             assert not scores["shape"]
             assert not scores["all_right"]
+
+
+def test_a_dented_object_loses_its_shape_and_nothing_else():
+    scene = Scene("white", (Object("square", "red", "large", 0.5, 0.5, 0.22),), place="centre")
+    picture = to_uint8(draw_scenes([scene]))[0]
+    picture[20:28, 28:36] = BACKGROUNDS["white"]
+    scores = score_reading(read_picture(picture), scene)
+    assert {key for key, right in scores.items() if not right} == {"shape", "all_right"}
+
+
+def test_a_crumb_of_an_object_s_own_colour_is_a_stranger():
+    scene = Scene("white", (Object("square", "red", "large", 0.5, 0.5, 0.22),), place="centre")
+    picture = to_uint8(draw_scenes([scene]))[0]
+    picture[4:7, 4:7] = (214, 40, 40)
+    assert not score_reading(read_picture(picture), scene)["object_count"]
