@@ -99,7 +99,8 @@ def run(modules: Mapping[str, str], *, arguments: Sequence[str], command: Sequen
         command: Empty: wait for Ctrl-C or SIGTERM.
 
     Returns:
-        The command's status; without one 0, or 1 if a stage ended by itself.
+        The command's status; without one 0 after SIGTERM, 130 after Ctrl-C, 1 if a stage ended by
+        itself.
     """
     stages: list[_StageProcess] = []
     with _signals_as_exception():
@@ -117,7 +118,9 @@ def run(modules: Mapping[str, str], *, arguments: Sequence[str], command: Sequen
             typer.echo(f"error: {ended}", err=True)
             return 1
         except _Stopped as stopped:
-            return int(stopped.args[0]) if command else 0
+            status = int(stopped.args[0])
+            # Without a command, SIGTERM is how an operator ends it; Ctrl-C is 130 as everywhere.
+            return 0 if status == 128 + signal.SIGTERM and not command else status
         finally:
             until = time.monotonic() + _END_SECONDS
             for stage in stages:
