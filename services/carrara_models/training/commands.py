@@ -43,7 +43,7 @@ SampleEvery = Annotated[int, typer.Option(min=1)]
 @app.command("text-encoder")
 def text_encoder(
     output: Output = Path("runs/text-encoder"),
-    steps: Steps = 1500,
+    steps: Steps = 800,
     batch_size: BatchSize = 64,
     learning_rate: LearningRate = 1e-3,
     seed: Seed = 0,
@@ -83,7 +83,7 @@ def text_encoder(
 @app.command("autoencoder")
 def autoencoder(
     output: Output = Path("runs/autoencoder"),
-    steps: Steps = 3500,
+    steps: Steps = 2500,
     batch_size: BatchSize = 12,
     learning_rate: LearningRate = 1.5e-3,
     freeze_encoder: Annotated[
@@ -138,7 +138,7 @@ def generator(
     autoencoder: Annotated[Path, typer.Option(help="Folder with a vae/.")] = Path(
         "runs/autoencoder"
     ),
-    steps: Steps = 8200,
+    steps: Steps = 8900,
     batch_size: BatchSize = 24,
     learning_rate: LearningRate = 1.6e-3,
     log_snr_mean: Annotated[
