@@ -112,7 +112,7 @@ def test_served_picture_equals_the_pipelines(
 def test_served_picture_equals_the_pipelines_at_other_sizes(
     served: Served, settings: dict[str, Any]
 ) -> None:
-    settings = {"num_inference_steps": 3} | settings
+    settings = {"num_inference_steps": 3, "guidance_scale": 7.5} | settings
     expected = paint_with_diffusers(served.folder, PROMPT, **settings)
     np.testing.assert_array_equal(served.paint(**settings), expected)
 
