@@ -74,5 +74,5 @@ def test_weights_are_half_precision_and_configs_name_no_folder_of_the_maker(chec
 def test_defaults_are_written_beside_it(checkpoint):
     assert json.loads((checkpoint / "carrara.json").read_text()) == {
         "format": 1,
-        "defaults": {"num_inference_steps": 4, "guidance_scale": 3.0, "height": 16, "width": 16},
+        "defaults": {"num_inference_steps": 4, "guidance_scale": 2.5, "height": 16, "width": 16},
     }
