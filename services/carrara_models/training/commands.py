@@ -197,8 +197,8 @@ def export(
     text_encoder: Annotated[Path, typer.Option()] = Path("runs/text-encoder"),
     autoencoder: Annotated[Path, typer.Option()] = Path("runs/autoencoder"),
     generator: Annotated[Path, typer.Option()] = Path("runs/generator"),
-    num_inference_steps: Annotated[int, typer.Option(min=1)] = 20,
-    guidance_scale: Annotated[float, typer.Option(min=0)] = 3.0,
+    num_inference_steps: Annotated[int, typer.Option(min=1)] = DefaultSettings.num_inference_steps,
+    guidance_scale: Annotated[float, typer.Option(min=0)] = DefaultSettings.guidance_scale,
 ) -> None:
     """Put trained parts together as one checkpoint in diffusers layout."""
     export_checkpoint(
