@@ -11,6 +11,7 @@ import torch
 from carrara import contracts as contract_checks
 from carrara.v1 import generator_pb2, generator_pb2_grpc, stage_pb2
 from carrara_models.contracts import Contract
+from carrara_models.denoising.random import STATE_BYTES
 from carrara_models.errors import BadFieldError, ContractError
 from carrara_models.parts import DenoisingRequest, Sample
 from carrara_services.admission import Finished
@@ -25,8 +26,6 @@ from carrara_services.serving import describe, results, validation
 from carrara_services.serving.describe import Runtime
 from carrara_services.serving.interceptors import deadline_of
 from carrara_services.torch_tensors import from_torch, to_torch
-
-RANDOM_STATE_BYTES = 5056
 
 
 class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
@@ -153,8 +152,8 @@ def _random_state(message: stage_pb2.RandomState) -> int | torch.Tensor:
             return int(message.seed)
         case "torch_cpu":
             field, data = "job.random_state.torch_cpu", message.torch_cpu
-            if len(data) != RANDOM_STATE_BYTES:
-                raise RandomStateError(field, f"{len(data)} bytes; allowed: {RANDOM_STATE_BYTES}")
+            if len(data) != STATE_BYTES:
+                raise RandomStateError(field, f"{len(data)} bytes; allowed: {STATE_BYTES}")
             state = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             check_random_state(state, field=field)
             return state
