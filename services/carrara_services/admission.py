@@ -16,8 +16,13 @@ from typing import Any
 
 from carrara_services.refusals import DeadlineError, DrainingError, QueueFullError, StalledError
 
-# A worker that has work and finishes no step of it for so long is not healthy.
+# A worker that says nothing for so long is not healthy, although its thread computes: one call of a
+# network takes less, or the stage is of no use.
 STALL_SECONDS = 120.0
+# One that says nothing and does not even compute hangs.
+HANG_SECONDS = 3.0
+# How often a worker without work says that it lives.
+IDLE_BEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,8 @@ class WaitingLine:
         self._running: set[Ticket] = set()
         self._changed = threading.Condition()
         self._closed = self._dead = False
-        self._last_beat = time.monotonic()
         self._seconds_per_job = 1.0  # until the first job has been measured
+        self._pulse = _Pulse()
 
     def submit(self, payload: Any, *, listener: Callable[[Happening], None]) -> Ticket:
         """Admits work or refuses it at once.
@@ -134,8 +139,6 @@ class WaitingLine:
                 raise QueueFullError(
                     len(self._waiting), retry_after_seconds=max(0.1, self._seconds_per_job)
                 )
-            if not self._waiting and not self._running:
-                self._last_beat = time.monotonic()  # idle time is no stall
             self._waiting.append(ticket)
             ticket.tell(Queued(len(self._waiting)))
             self._changed.notify_all()
@@ -158,20 +161,21 @@ class WaitingLine:
             wait: Whether to wait for one. None then means that the line is closed and empty.
         """
         with self._changed:
+            self._pulse.beat()
             while wait and not self._waiting and not self._closed:
-                self._changed.wait()
+                self._changed.wait(IDLE_BEAT_SECONDS)
+                self._pulse.beat()
             if not self._waiting or (fits is not None and not fits(self._waiting[0])):
                 return None
             ticket = self._waiting.popleft()
             ticket.taken = time.perf_counter()
             self._running.add(ticket)
-            self._last_beat = time.monotonic()
             self._tell_positions()
             return ticket
 
     def beat(self) -> None:
-        """Says that the worker has just moved some work on."""
-        self._last_beat = time.monotonic()
+        """Says, from the worker's thread, that some work has just moved on."""
+        self._pulse.beat()
 
     def leave(self, ticket: Ticket) -> None:
         """Says that the worker is done with the ticket, however it ended."""
@@ -180,7 +184,6 @@ class WaitingLine:
             if ticket.taken is not None and not ticket.abandoned:
                 seconds = time.perf_counter() - ticket.taken
                 self._seconds_per_job += 0.2 * (seconds - self._seconds_per_job)
-            self._last_beat = time.monotonic()
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -218,13 +221,43 @@ class WaitingLine:
 
     @property
     def healthy(self) -> bool:
-        """Whether the worker lives and, if it has work, moves it on."""
-        idle = not self._waiting and not self._running
-        return not self._dead and (idle or time.monotonic() - self._last_beat < STALL_SECONDS)
+        """Whether the worker's thread lives and moves on, with work or without.
+
+        Of a closed line it says nothing more: its thread may have ended in order.
+        """
+        return not self._dead and (self._closed or self._pulse.is_felt())
 
     def _tell_positions(self) -> None:
         for position, ticket in enumerate(self._waiting, start=1):
             ticket.tell(Queued(position))
+
+
+class _Pulse:
+    """Tells a thread that is long about its work from one that hangs.
+
+    A network's single call may take a minute. A thread in it uses its processor (one that waits for
+    a GPU too: CUDA spins); one that hangs on a lock or a socket does not.
+    """
+
+    def __init__(self) -> None:
+        self._last_beat = self._last_sign = time.monotonic()
+        self._clock: int | None = None
+        self._computed = 0.0
+
+    def beat(self) -> None:
+        """Says that the calling thread, always the same one, moves on."""
+        if self._clock is None and hasattr(time, "pthread_getcpuclockid"):  # macOS has none
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._last_beat = self._last_sign = time.monotonic()
+
+    def is_felt(self) -> bool:
+        """Whether the thread has beaten or at least computed of late; asked about once a second."""
+        now = time.monotonic()
+        if self._clock is None:
+            self._last_sign = now
+        elif (computed := time.clock_gettime(self._clock)) > self._computed:
+            self._computed, self._last_sign = computed, now
+        return now - self._last_beat < STALL_SECONDS and now - self._last_sign < HANG_SECONDS
 
 
 async def follow(

@@ -33,6 +33,10 @@ def serve(
     max_queue_jobs: command_line.MaxQueueJobs = None,
     max_batch_rows: command_line.MaxBatchRows = None,
     insecure: command_line.Insecure = None,
+    metrics_bind: command_line.MetricsBind = None,
+    drain_pause_seconds: command_line.DrainPauseSeconds = None,
+    drain_grace_seconds: command_line.DrainGraceSeconds = None,
+    max_connection_age_seconds: command_line.MaxConnectionAgeSeconds = None,
     log_level: command_line.LogLevel = None,
 ) -> None:
     """Serve one stage of a checkpoint.
@@ -68,7 +72,9 @@ def up(
         "--num-threads": num_threads,
         "--log-level": log_level,
     }
-    arguments = [
+    # Whoever is told of the end here is on this machine: there is nobody to wait for.
+    arguments = ["--drain-pause-seconds", "0"]
+    arguments += [
         part for flag, value in flags.items() if value is not None for part in (flag, str(value))
     ]
     raise typer.Exit(stage_processes.run(MODULES, arguments=arguments, command=command or []))

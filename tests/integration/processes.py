@@ -17,8 +17,9 @@ MODULES = {
     "generator": "carrara_services.generator",
     "decoder": "carrara_services.decoder",
 }
-# One thread, so that results compare bit for bit with an oracle that is set to one thread too.
-FLAGS = ("--num-threads", "1")
+# One thread, so that results compare bit for bit with an oracle that is set to one thread too; no
+# pause, as nobody watches the health of these.
+FLAGS = ("--num-threads", "1", "--drain-pause-seconds", "0")
 _END_SECONDS = 20
 
 

@@ -93,6 +93,14 @@ class StageServer:
                 ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),
                 ("grpc.max_metadata_size", limits.MAX_METADATA_BYTES),
                 ("grpc.so_reuseport", 0),  # two stages on one port would share its calls in silence
+                ("grpc.max_connection_age_ms", round(settings.max_connection_age_seconds * 1e3)),
+                ("grpc.keepalive_time_ms", round(limits.KEEPALIVE_SECONDS * 1e3)),
+                ("grpc.keepalive_timeout_ms", round(limits.KEEPALIVE_TIMEOUT_SECONDS * 1e3)),
+                ("grpc.http2.max_pings_without_data", 0),  # 0 is no limit: a job may be silent
+                (
+                    "grpc.http2.min_recv_ping_interval_without_data_ms",
+                    round(limits.MIN_PING_INTERVAL_SECONDS * 1e3),
+                ),
             ],
         )
         self.address = self._bind(settings.bind)
@@ -138,13 +146,18 @@ class StageServer:
             await self._health.set(name, status)
 
     async def drain(self) -> None:
-        """Takes no new work, finishes what runs, and ends."""
-        self._calls.draining = True
+        """Says in its health that it ends, pauses, takes no new work, finishes what runs, and ends.
+
+        Until the pause is over calls are answered as ever: whoever watches the health sends none by
+        then, so that hardly one is refused.
+        """
         await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._settings.drain_pause_seconds)
+        self._calls.draining = True
         if self._stage is not None:
             self._stage.hand_back()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limits.MAX_DRAIN_SECONDS):
+            async with asyncio.timeout(self._settings.drain_grace_seconds):
                 await self._calls.idle()
         await self.close(grace=_LAST_BYTES_SECONDS)
 

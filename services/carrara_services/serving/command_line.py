@@ -46,6 +46,27 @@ Insecure = Annotated[
         "--insecure", help="Allow an address that other machines reach. [CARRARA_INSECURE]"
     ),
 ]
+MetricsBind = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT of the Prometheus metrics. [CARRARA_METRICS_BIND; none]"),
+]
+DrainPauseSeconds = Annotated[
+    float | None,
+    typer.Option(
+        help="Told to end: how long to be NOT_SERVING before refusing calls. "
+        "[CARRARA_DRAIN_PAUSE_SECONDS; 5]"
+    ),
+]
+DrainGraceSeconds = Annotated[
+    float | None,
+    typer.Option(help="And how long what runs may go on. [CARRARA_DRAIN_GRACE_SECONDS; 600]"),
+]
+MaxConnectionAgeSeconds = Annotated[
+    float | None,
+    typer.Option(
+        help="When callers have to connect anew. [CARRARA_MAX_CONNECTION_AGE_SECONDS; 60]"
+    ),
+]
 LogLevel = Annotated[
     str | None, typer.Option(help="debug, info, warning or error. [CARRARA_LOG_LEVEL; info]")
 ]
@@ -64,6 +85,10 @@ def run_stage(role: str, open_stage: Callable[[Settings], app.Stage]) -> None:
         max_queue_jobs: MaxQueueJobs = None,
         max_batch_rows: MaxBatchRows = None,
         insecure: Insecure = None,
+        metrics_bind: MetricsBind = None,
+        drain_pause_seconds: DrainPauseSeconds = None,
+        drain_grace_seconds: DrainGraceSeconds = None,
+        max_connection_age_seconds: MaxConnectionAgeSeconds = None,
         log_level: LogLevel = None,
     ) -> None:
         serve_stage(role, open_stage, given=context.params)

@@ -14,8 +14,16 @@ MAX_BATCH_ROWS = 32
 MAX_CACHED_TEXTS = 1024
 MAX_CACHED_BYTES = 256 * 1024 * 1024
 
-# Beyond it a stage that has been told to end gives up what still runs.
-MAX_DRAIN_SECONDS = 600.0
+# Defaults of the settings of the same names.
+DRAIN_PAUSE_SECONDS = 5.0
+DRAIN_GRACE_SECONDS = 600.0
+MAX_CONNECTION_AGE_SECONDS = 60.0
+
+# A caller that the network has swallowed is noticed after both, and its rows are freed.
+KEEPALIVE_SECONDS = 20.0
+KEEPALIVE_TIMEOUT_SECONDS = 10.0
+# Callers may ping as often; gRPC's default, once in five minutes, ends their connections.
+MIN_PING_INTERVAL_SECONDS = 5.0
 
 # A stage answers so much before the caller's deadline, so that its message arrives before the
 # caller's own clock gives up; at most a tenth of the time that the caller gave.

@@ -28,7 +28,13 @@ class Settings(BaseSettings):
         num_threads: That torch computes with; None is torch's own choice. Results depend on it.
         max_queue_jobs: How many jobs may wait.
         max_batch_rows: Rows of the network's batch; generators only.
-        insecure: Allows an address that other machines can reach.
+        insecure: Allows addresses that other machines can reach.
+        metrics_bind: HOST:PORT where Prometheus finds the metrics; None serves none.
+        drain_pause_seconds: How long a stage that was told to end says so in its health before it
+            refuses calls: as long as whoever watches its health may take to see it.
+        drain_grace_seconds: How long what runs may go on after that.
+        max_connection_age_seconds: After which a caller has to connect anew, and so finds replicas
+            that have come since.
     """
 
     model_config = SettingsConfigDict(env_prefix="CARRARA_", frozen=True, extra="forbid")
@@ -41,6 +47,12 @@ class Settings(BaseSettings):
     max_queue_jobs: int = Field(default=limits.MAX_QUEUE_JOBS, ge=1)
     max_batch_rows: int = Field(default=limits.MAX_BATCH_ROWS, ge=1)
     insecure: bool = False
+    metrics_bind: str | None = None
+    drain_pause_seconds: float = Field(default=limits.DRAIN_PAUSE_SECONDS, ge=0, le=3600)
+    drain_grace_seconds: float = Field(default=limits.DRAIN_GRACE_SECONDS, ge=0, le=86400)
+    max_connection_age_seconds: float = Field(
+        default=limits.MAX_CONNECTION_AGE_SECONDS, ge=1, le=86400
+    )
     log_level: LogLevel = "info"
 
 

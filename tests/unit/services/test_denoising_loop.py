@@ -226,12 +226,57 @@ async def test_a_loop_that_dies_fails_its_work_and_is_not_healthy():
 
 
 async def test_work_that_makes_no_progress_is_not_healthy(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("carrara_services.admission.STALL_SECONDS", 0.05)
+    monkeypatch.setattr("carrara_services.admission.HANG_SECONDS", 0.2)
     generator = ToyGenerator(turn=held())
     with looping(generator) as loop:
         job = run(loop, toy_request(1))
         await until(lambda: loop.line.running == 1)
+        assert loop.line.healthy
         await until(lambda: not loop.line.healthy)
         generator.turn.release(100)
         await job
+        await until(lambda: loop.line.healthy)
+
+
+class Computing(ToyGenerator):
+    """Its network's call is long: it computes until it is told to stop."""
+
+    stop = False
+
+    def predict(self, jobs):
+        while not self.stop:
+            sum(range(1000))
+        return super().predict(jobs)
+
+
+async def test_a_long_call_that_computes_is_healthy_until_it_takes_all_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("carrara_services.admission.HANG_SECONDS", 1.0)
+    generator = Computing()
+    with looping(generator) as loop:
+        job = run(loop, toy_request(1))
+        await until(lambda: loop.line.running == 1)
+        end = asyncio.get_running_loop().time() + 3
+        while asyncio.get_running_loop().time() < end:
+            assert loop.line.healthy
+            await asyncio.sleep(0.1)
+        monkeypatch.setattr("carrara_services.admission.STALL_SECONDS", 2.0)
+        assert not loop.line.healthy
+        generator.stop = True
+        await job
+        await until(lambda: loop.line.healthy)
+
+
+async def test_a_loop_without_work_is_healthy_as_long_as_its_thread_moves(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("carrara_services.admission.HANG_SECONDS", 1.0)
+    monkeypatch.setattr("carrara_services.admission.IDLE_BEAT_SECONDS", 0.1)
+    with looping(ToyGenerator()) as loop:
+        await asyncio.sleep(1.5)
         assert loop.line.healthy
+        # Its thread cannot wake as long as this one holds the lock that it waits with.
+        with loop.line._changed:
+            await until(lambda: not loop.line.healthy)
+        await until(lambda: loop.line.healthy)

@@ -28,6 +28,10 @@ def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch, name: str
         "max_queue_jobs": 3,
         "max_batch_rows": 3,
         "insecure": True,
+        "metrics_bind": "127.0.0.1:9464",
+        "drain_pause_seconds": 2.5,
+        "drain_grace_seconds": 30.0,
+        "max_connection_age_seconds": 7.0,
         "log_level": "error",
     }
     monkeypatch.setenv(f"CARRARA_{name.upper()}", str(values[name]))
