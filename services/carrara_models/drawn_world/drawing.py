@@ -119,6 +119,11 @@ def draw_masks(
     )
     radius_pixels = (radius * side)[:, None, None]
     distance = DISTANCES[shape](pixels / radius_pixels[..., None]) * radius_pixels
+    return cover(distance)
+
+
+def cover(distance: Tensor) -> Tensor:
+    """Coverage in [0, 1] of pixels whose centres lie `distance` pixels outside an outline."""
     return (0.5 - distance).clamp(0, 1)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import sample_scene
+from carrara_models.drawn_world.strokes import draw_strokes
 from carrara_models.evaluation.attributes import held_out_captions, score_pictures
 from carrara_models.evaluation.painting import round_trip, to_uint8
 from carrara_models.training.loop import Batch, LoopSettings, Pace, run_loop
@@ -69,6 +70,7 @@ def train_autoencoder(
     shape: AutoencoderShape,
     loss: AutoencoderLoss,
     frozen_encoder: Path | None = None,
+    strokes: float = 0.0,
     resume: bool = False,
 ) -> None:
     """Trains in `folder`; leaves `vae/` there, in diffusers layout.
@@ -80,6 +82,7 @@ def train_autoencoder(
         shape: The size of the autoencoder; unused with `frozen_encoder`.
         loss: The weights of the loss.
         frozen_encoder: A folder with a `vae/`, whose decoder alone is trained further.
+        strokes: Share of the pictures that show strokes, in every colour, instead of a scene.
         resume: Goes on from the snapshot in `folder`.
     """
     torch.manual_seed(settings.seed)
@@ -96,10 +99,14 @@ def train_autoencoder(
     def batch_at(step: int) -> Batch:
         rng = np.random.default_rng((settings.seed, step))
         torch_generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        scenes = [sample_scene(rng) for _ in range(settings.batch_size)]
+        stroke_count = int((rng.random(settings.batch_size) < strokes).sum())
+        scenes = [sample_scene(rng) for _ in range(settings.batch_size - stroke_count)]
+        size = {"height": resolution, "width": resolution}
         latent = (settings.batch_size, latent_channels, latent_size, latent_size)
         return {
-            "pictures": draw_scenes(scenes, height=resolution, width=resolution),
+            "pictures": torch.cat(
+                [draw_scenes(scenes, **size), draw_strokes(stroke_count, rng, **size)]
+            ),
             "noise": torch.randn(latent, generator=torch_generator),
             "latent_noise": torch.randn(latent, generator=torch_generator),
         }

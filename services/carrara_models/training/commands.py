@@ -93,6 +93,12 @@ def autoencoder(
     latent_noise: Annotated[
         float, typer.Option(min=0, help="Noise added to the latents, in units of theirs.")
     ] = 0.0,
+    strokes: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.9, help="Share of the pictures that show strokes, in every colour."
+        ),
+    ] = 0.25,
     seed: Seed = 0,
     resume: Resume = False,
     stop_at: StopAt = None,
@@ -125,6 +131,7 @@ def autoencoder(
         shape=AutoencoderShape(),
         loss=AutoencoderLoss(latent_noise=latent_noise),
         frozen_encoder=freeze_encoder,
+        strokes=strokes,
         resume=resume,
     )
 

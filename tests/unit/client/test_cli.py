@@ -113,6 +113,7 @@ def test_json_is_one_object_with_exactly_these_keys(
                 "role": toy.role,
                 "address": toy.address,
                 "fingerprint": toy.description.fingerprint,
+                "attempts": images,
                 "queue_ms": 1.5 * images,
                 "compute_ms": 2.5 * images,
             }

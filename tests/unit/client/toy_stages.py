@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -38,6 +38,11 @@ from carrara.v1.tensor_pb2 import DATA_TYPE_FLOAT32, TensorSpec
 SCHEDULERS = ["ddim", "euler"]
 SIZE_FACTOR = 8
 MAX_PROMPT_BYTES = 100
+SERVICES = {
+    "text-encoder": "carrara.v1.TextEncoderService",
+    "generator": "carrara.v1.GeneratorService",
+    "decoder": "carrara.v1.DecoderService",
+}
 
 
 @dataclass(frozen=True)
@@ -150,15 +155,30 @@ class _Describe(stage_pb2_grpc.StageServiceServicer):
 
 
 class _Health(health_pb2_grpc.HealthServicer):
-    def __init__(self, toy: ToyStage) -> None:
-        self.toy = toy
+    """Of the whole server (the empty name) and of the services named, which share one status."""
+
+    def __init__(self, toy: ToyStage, *, services: Collection[str]) -> None:
+        self.toy, self.names = toy, {"", *services}
+
+    def status(self, service: str) -> str:
+        if service not in self.names:
+            return "SERVICE_UNKNOWN"
+        return "SERVING" if self.toy.serving else "NOT_SERVING"
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
     ) -> health_pb2.HealthCheckResponse:
-        return health_pb2.HealthCheckResponse(
-            status="SERVING" if self.toy.serving else "NOT_SERVING"
-        )
+        return health_pb2.HealthCheckResponse(status=self.status(request.service))
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        told = ""
+        while True:
+            if (status := self.status(request.service)) != told:
+                told = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            await asyncio.sleep(0.02)
 
 
 class _Encoder(text_encoder_pb2_grpc.TextEncoderServiceServicer):
@@ -352,13 +372,19 @@ def _latents_contract(space: str, *, size_factor: int, scaling_factor: float) ->
 
 @asynccontextmanager
 async def serving(
-    toy: ToyStage, *, describe: bool = True, bind: str = "127.0.0.1:0"
+    toy: ToyStage, *, describe: bool = True, health: bool = True, bind: str = "127.0.0.1:0"
 ) -> AsyncIterator[ToyStage]:
-    """Serves a stage, by default on a free port of the loopback; `address` says which."""
+    """Serves a stage, by default on a free port of the loopback; `address` says which.
+
+    Args:
+        describe: Without it, this is no Carrara stage, and its health knows nothing of one.
+    """
     server = grpc.aio.server()
     if describe:
         stage_pb2_grpc.add_StageServiceServicer_to_server(_Describe(toy), server)
-    health_pb2_grpc.add_HealthServicer_to_server(_Health(toy), server)
+    if health:
+        services = [SERVICES[toy.role]] if describe else []
+        health_pb2_grpc.add_HealthServicer_to_server(_Health(toy, services=services), server)
     match toy.role:
         case "text-encoder":
             text_encoder_pb2_grpc.add_TextEncoderServiceServicer_to_server(_Encoder(toy), server)

@@ -53,6 +53,7 @@ def test_a_frozen_encoder_keeps_the_meaning_of_the_latents(tmp_path, pictures):
         shape=TINY,
         loss=AutoencoderLoss(latent_noise=0.1),
         frozen_encoder=tmp_path / "whole",
+        strokes=0.5,
     )
     whole, decoder = (
         AutoencoderKL.from_pretrained(tmp_path / run / "vae") for run in ("whole", "decoder")
