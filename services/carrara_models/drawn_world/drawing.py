@@ -133,8 +133,9 @@ def draw_scenes(scenes: Sequence[Scene], *, height: int = 64, width: int = 64) -
     A picture that is not square holds the scene in a centred square of its shorter side.
     """
     side = min(height, width)
-    pictures = torch.tensor([BACKGROUNDS[scene.background] for scene in scenes]) / 255
-    pictures = pictures[:, :, None, None].repeat(1, 1, height, width)
+    grounds = [BACKGROUNDS[scene.background] for scene in scenes]
+    pictures = torch.tensor(grounds).reshape(-1, 3, 1, 1) / 255
+    pictures = pictures.repeat(1, 1, height, width)
     rows = torch.arange(height) + 0.5 - height / 2
     for shape in SHAPES:
         found = [

@@ -96,7 +96,7 @@ def autoencoder(
     strokes: Annotated[
         float,
         typer.Option(
-            min=0, max=0.9, help="Share of the pictures that show strokes, in every colour."
+            min=0, max=1, help="Share of the pictures that show strokes, in every colour."
         ),
     ] = 0.25,
     seed: Seed = 0,

@@ -6,6 +6,10 @@ from carrara_models.drawn_world.drawing import draw_masks, draw_scenes
 from carrara_models.drawn_world.scenes import BACKGROUNDS, SHAPES, Object, Scene, sample_scene
 
 
+def test_no_scenes_are_no_pictures():
+    assert draw_scenes([], height=16, width=24).shape == (0, 3, 16, 24)
+
+
 def test_pictures_stay_in_range_and_do_not_depend_on_their_batch():
     rng = np.random.default_rng(0)
     scenes = [sample_scene(rng) for _ in range(32)]
