@@ -10,6 +10,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from os import PathLike, fspath
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -70,7 +71,8 @@ class AsyncCascade:
             decoders: Likewise.
 
         Raises:
-            StageUnavailableError: A stage did not answer within ten seconds.
+            StageUnavailableError: A stage did not answer within ten seconds, or answered and did
+                not serve.
             NotAStageError: An address is something else.
             ContractError: Two stages do not fit together; names both.
             InvalidArgumentError: An address cannot be read, or there is no generator.
@@ -273,7 +275,9 @@ class AsyncCascade:
             guidance=outcome.guided,
             stage_fingerprint=stage.description.fingerprint,
         )
-        result = await stage.encode(message, request=request)
+        result = await stage.encode(
+            message, request=request, on_attempt=partial(outcome.count_attempt, index)
+        )
         outcome.add(index, result)
         emit(Progress(stage.role, index, 1, 1, None))
         return result.conditioning
@@ -310,7 +314,12 @@ class AsyncCascade:
                         preview = _picture(event.preview.image, step.stage)
                         emit(Preview(role, index, event.preview.step, preview, image_index))
 
-            result = await step.stage.run(job, request=request, on_event=on_event)
+            result = await step.stage.run(
+                job,
+                request=request,
+                on_event=on_event,
+                on_attempt=partial(outcome.count_attempt, step.stage_index),
+            )
             if progress.step < progress.total_steps:
                 emit(replace(progress, step=progress.total_steps))
             outcome.add(step.stage_index, result)

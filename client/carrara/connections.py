@@ -1,6 +1,7 @@
 """Calls to one stage: its replicas in turn, replay of what is safe, the caller's deadline.
 
-It knows nothing of the chain that the stage stands in.
+Replay is this file's alone, so that attempts can be counted and bounded; gRPC by itself repeats
+only calls that no stage has seen. It knows nothing of the chain that the stage stands in.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import itertools
 import json
 import random
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from carrara.exceptions import (
     StageUnavailableError,
     from_rpc_error,
 )
+from carrara.retry_budget import RetryBudget
 from carrara.v1 import (
     decoder_pb2,
     decoder_pb2_grpc,
@@ -42,44 +44,29 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 CONNECT_TIMEOUT_SECONDS = 10.0
 OTHER_REPLICAS_WAIT_SECONDS = 1.0  # once one has answered
 
-# Replays beside gRPC's own, which give up once a stream has begun: about 1.5 s in all, so that a
-# dead only replica is reported long before any deadline.
-MAX_ATTEMPTS = 4
+# About 1.5 s in all, so that a dead only replica is reported long before any deadline.
+MAX_ATTEMPTS = 5
 FIRST_BACKOFF_SECONDS = 0.1
-BACKOFF_FACTOR = 3.0
+BACKOFF_FACTOR = 2.0
 
-_SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [{}],
-            "retryPolicy": {
-                "maxAttempts": 3,
-                "initialBackoff": "0.05s",
-                "maxBackoff": "0.5s",
-                "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-}
-_CHANNEL_OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # gRPC replays no request larger than this; its default, 256 KiB, is below one conditioning.
-    ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-]
+# A stage that the network has swallowed is noticed after both. Stages permit a ping every 5 s;
+# gRPC's own servers one in five minutes, and end the connection of whoever pings more often.
+KEEPALIVE_SECONDS = 10.0
+KEEPALIVE_TIMEOUT_SECONDS = 5.0
+# For TCP and HTTP/2 together; with gRPC's default, 20 s, an address that swallows packets would
+# hold up callers for as long.
+HANDSHAKE_TIMEOUT_SECONDS = 2.0
 
 ROLE_NAMES = {
     stage_pb2.ROLE_TEXT_ENCODER: "text-encoder",
     stage_pb2.ROLE_GENERATOR: "generator",
     stage_pb2.ROLE_DECODER: "decoder",
+}
+
+_SERVICES = {
+    "text-encoder": text_encoder_pb2.DESCRIPTOR.services_by_name["TextEncoderService"],
+    "generator": generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"],
+    "decoder": decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"],
 }
 
 T = TypeVar("T")
@@ -137,61 +124,54 @@ class Stage:
                     address=address,
                 )
         self._replicas = [
-            _Replica(part, grpc.aio.insecure_channel(part, options=_CHANNEL_OPTIONS))
+            _Replica(
+                part,
+                grpc.aio.insecure_channel(
+                    part, options=_channel_options(health_of=_SERVICES[role].full_name)
+                ),
+            )
             for part in addresses
         ]
         self._turn = itertools.count()
+        self._budget = RetryBudget()
 
     def __str__(self) -> str:
         return f"{self.role} {self.address}"
 
     async def connect(self) -> None:
-        """Waits up to ten seconds for the stage and asks what it is.
+        """Waits up to ten seconds until the stage serves, and asks what it is.
 
-        One replica that answers is enough: each job names the fingerprint, so that one which comes
-        later and has other weights refuses it.
+        One replica is enough: each job names the fingerprint, so that one which comes later and has
+        other weights refuses it.
 
         Raises:
-            CarraraError: None answers, what answers is no stage, or replicas differ.
+            CarraraError: None answers or serves, what answers is no stage, or replicas differ.
         """
-        asked = {asyncio.ensure_future(self._describe(replica)) for replica in self._replicas}
-        try:
-            done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-            while waiting and all(task.exception() for task in done):
-                more, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                done |= more
-            if waiting:
-                more, waiting = await asyncio.wait(waiting, timeout=OTHER_REPLICAS_WAIT_SECONDS)
-                done |= more
-        finally:
-            for task in asked:
-                task.cancel()
-        failures = [failure for task in done if (failure := task.exception())]
-        answers = [task.result() for task in done if not task.exception()]
-        if not answers:
-            raise failures[0]
-        self.description = answers[0]
-        for other in answers[1:]:
-            if other.fingerprint != self.description.fingerprint:
-                raise ContractError(
-                    f"{self}: the replicas have different weights "
-                    f"({self.description.fingerprint[:12]} and {other.fingerprint[:12]})",
-                    role=self.role,
-                    address=self.address,
-                    reason="FINGERPRINT",
-                )
+        await self._ask(self._serving_description)
+
+    async def describe(self) -> None:
+        """Asks what the stage is, as `connect` does, but of one that does not serve too."""
+        await self._ask(self._description)
 
     async def encode(
-        self, message: text_encoder_pb2.EncodeRequest, *, request: Request
+        self,
+        message: text_encoder_pb2.EncodeRequest,
+        *,
+        request: Request,
+        on_attempt: Callable[[], None] = lambda: None,
     ) -> stage_pb2.Result:
-        """Has a text encoder encode one prompt."""
+        """Has a text encoder encode one prompt.
+
+        Args:
+            on_attempt: Called before each call to a replica, the first and each replay.
+        """
 
         async def attempt(channel: grpc.aio.Channel, options: dict[str, Any]) -> stage_pb2.Result:
             stub = text_encoder_pb2_grpc.TextEncoderServiceStub(channel)  # type: ignore[no-untyped-call]
             response: text_encoder_pb2.EncodeResponse = await stub.Encode(message, **options)
             return response.result
 
-        return await self._call(attempt, request=request)
+        return await self._call(attempt, request=request, on_attempt=on_attempt)
 
     async def run(
         self,
@@ -199,11 +179,13 @@ class Stage:
         *,
         request: Request,
         on_event: Callable[[stage_pb2.Event], None],
+        on_attempt: Callable[[], None] = lambda: None,
     ) -> stage_pb2.Result:
         """Has a generator or decoder do one image's work.
 
         Args:
             on_event: Called with each event but the result. After a replay, steps start again.
+            on_attempt: Called before each call to a replica, the first and each replay.
         """
         step: int | None = None
 
@@ -240,7 +222,7 @@ class Stage:
             return result
 
         try:
-            return await self._call(attempt, request=request)
+            return await self._call(attempt, request=request, on_attempt=on_attempt)
         except DeadlineError as error:
             if error.step is None and step is not None:
                 error.step = step
@@ -251,29 +233,87 @@ class Stage:
         """Ends all connections; calls that still run are cancelled."""
         await asyncio.gather(*(replica.channel.close() for replica in self._replicas))
 
-    async def _describe(self, replica: _Replica) -> stage_pb2.DescribeResponse:
-        stub = stage_pb2_grpc.StageServiceStub(replica.channel)  # type: ignore[no-untyped-call]
+    async def _ask(
+        self, describe: Callable[[_Replica], Awaitable[stage_pb2.DescribeResponse]]
+    ) -> None:
+        """Asks all replicas; the first answer is kept, the others have a second more to differ."""
+        asked = {asyncio.ensure_future(describe(replica)) for replica in self._replicas}
         try:
-            answer: stage_pb2.DescribeResponse = await stub.Describe(
-                stage_pb2.DescribeRequest(), timeout=CONNECT_TIMEOUT_SECONDS, wait_for_ready=True
-            )
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise StageUnavailableError(
-                    f"{self.role} {replica.address}: no stage answered within "
-                    f"{CONNECT_TIMEOUT_SECONDS:g} s",
+            done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            while waiting and all(task.exception() for task in done):
+                more, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                done |= more
+            if waiting:
+                more, waiting = await asyncio.wait(waiting, timeout=OTHER_REPLICAS_WAIT_SECONDS)
+                done |= more
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        failures = [failure for task in done if (failure := task.exception())]
+        answers = [task.result() for task in done if not task.exception()]
+        if not answers:
+            raise failures[0]
+        self.description = answers[0]
+        for other in answers[1:]:
+            if other.fingerprint != self.description.fingerprint:
+                raise ContractError(
+                    f"{self}: the replicas have different weights "
+                    f"({self.description.fingerprint[:12]} and {other.fingerprint[:12]})",
                     role=self.role,
-                    address=replica.address,
-                ) from error
-            raise from_rpc_error(error, role=self.role, address=replica.address) from error
+                    address=self.address,
+                    reason="FINGERPRINT",
+                )
+
+    async def _description(self, replica: _Replica) -> stage_pb2.DescribeResponse:
+        # On a channel of its own, which asks for no health, so that who drains answers too.
+        async with grpc.aio.insecure_channel(
+            replica.address, options=_channel_options()
+        ) as channel:
+            stub = stage_pb2_grpc.StageServiceStub(channel)  # type: ignore[no-untyped-call]
+            try:
+                answer: stage_pb2.DescribeResponse = await stub.Describe(
+                    stage_pb2.DescribeRequest(),
+                    timeout=CONNECT_TIMEOUT_SECONDS,
+                    wait_for_ready=True,
+                )
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise self._unavailable(replica, "no stage answered within") from error
+                raise from_rpc_error(error, role=self.role, address=replica.address) from error
         return answer
+
+    async def _serving_description(self, replica: _Replica) -> stage_pb2.DescribeResponse:
+        begin = asyncio.get_running_loop().time()
+        replica.channel.get_state(try_to_connect=True)
+        answer = await self._description(replica)
+        if ROLE_NAMES.get(answer.role) != self.role:
+            return answer  # it has no health in this role; the chain says what it is
+        try:
+            async with asyncio.timeout_at(begin + CONNECT_TIMEOUT_SECONDS):
+                await replica.channel.channel_ready()
+        except TimeoutError:
+            raise self._unavailable(
+                replica, "the stage answers, but was not ready to serve (NOT_SERVING) within"
+            ) from None
+        return answer
+
+    def _unavailable(self, replica: _Replica, what: str) -> StageUnavailableError:
+        return StageUnavailableError(
+            f"{self.role} {replica.address}: {what} {CONNECT_TIMEOUT_SECONDS:g} s",
+            role=self.role,
+            address=replica.address,
+        )
 
     async def _call(
         self,
         attempt: Callable[[grpc.aio.Channel, dict[str, Any]], Awaitable[T]],
         *,
         request: Request,
+        on_attempt: Callable[[], None],
     ) -> T:
+        self._budget.deposit()
+        asked: set[str] = set()
         backoff = FIRST_BACKOFF_SECONDS
         for attempts_left in reversed(range(max(MAX_ATTEMPTS, len(self._replicas) + 1))):
             remaining = request.remaining_seconds
@@ -285,11 +325,13 @@ class Stage:
                     request_id=request.request_id,
                     reason="DEADLINE",
                 )
-            replica = self._next_replica()
+            replica = self._next_replica(asked)
+            asked.add(replica.address)
             options = {
                 "timeout": remaining,
                 "metadata": (("x-request-id", request.request_id),),
             }
+            on_attempt()
             try:
                 return await attempt(replica.channel, options)
             except grpc.aio.AioRpcError as error:
@@ -303,6 +345,12 @@ class Stage:
                     or pause >= request.remaining_seconds
                 ):
                     raise failure from error
+                if not self._budget.withdraw():
+                    failure.args = (
+                        f"{failure}; not tried again, "
+                        "because too many calls to this stage are failing",
+                    )
+                    raise failure from error
             await asyncio.sleep(pause)
             backoff *= BACKOFF_FACTOR
         raise AssertionError("the last attempt returns or raises")
@@ -315,18 +363,43 @@ class Stage:
         full = isinstance(failure, ResourceExhaustedError) and failure.reason == "QUEUE_FULL"
         return elsewhere and (full or failure.reason == "FINGERPRINT")
 
-    def _next_replica(self) -> _Replica:
-        """The next in turn, passing over those that are known to be out of reach."""
-        turn = next(self._turn)
-        order = [
-            self._replicas[(turn + offset) % len(self._replicas)]
-            for offset in range(len(self._replicas))
-        ]
-        for replica in order:
+    def _next_replica(self, asked: Container[str]) -> _Replica:
+        """The next in turn among those within reach, if possible not one that was asked before."""
+        turn = next(self._turn) % len(self._replicas)
+        connectivity = grpc.ChannelConnectivity
+
+        def rank(replica: _Replica) -> tuple[bool, bool, bool]:
             state = replica.channel.get_state(try_to_connect=True)
-            if state not in (
-                grpc.ChannelConnectivity.TRANSIENT_FAILURE,
-                grpc.ChannelConnectivity.SHUTDOWN,
-            ):
-                return replica
-        return order[0]
+            gone = state in (connectivity.TRANSIENT_FAILURE, connectivity.SHUTDOWN)
+            return gone, replica.address in asked, state is not connectivity.READY
+
+        return min(self._replicas[turn:] + self._replicas[:turn], key=rank)
+
+
+def _channel_options(*, health_of: str | None = None) -> list[tuple[str, Any]]:
+    """Makes a channel's options.
+
+    Args:
+        health_of: Calls go only to replicas whose health says that this service is SERVING, and to
+            those that know nothing of health; None asks for no health.
+    """
+    service_config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if health_of is not None:
+        service_config["healthCheckConfig"] = {"serviceName": health_of}
+    return [
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        # gRPC repeats a call that no stage has seen only if the request fits in here; its default,
+        # 256 KiB, is below one conditioning.
+        ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
+        ("grpc.service_config", json.dumps(service_config)),
+        ("grpc.keepalive_time_ms", round(1000 * KEEPALIVE_SECONDS)),
+        ("grpc.keepalive_timeout_ms", round(1000 * KEEPALIVE_TIMEOUT_SECONDS)),
+        ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.http2.max_pings_without_data", 0),  # no limit: a job may be silent for long
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", round(1000 * HANDSHAKE_TIMEOUT_SECONDS)),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        # A name is looked up again when a connection ends, by default at most every 30 s.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    ]

@@ -37,6 +37,7 @@ class Outcome:
     def __init__(self, chain: Chain, wanted: Prompt) -> None:
         self._chain, self._wanted = chain, wanted
         self._usage = [dict.fromkeys(_USAGE_FIELDS, 0) | {"queue_ms": 0.0} for _ in chain.stages]
+        self._attempts = [0 for _ in chain.stages]
         self._provenance: list[stage_pb2.Provenance | None] = [None for _ in chain.stages]
         self._warnings: dict[GenerationWarning, None] = {}  # a set that keeps the order
         defaults: dict[str, float | str] = {}
@@ -67,6 +68,10 @@ class Outcome:
     def guided(self) -> bool:
         """Whether the negative half is needed: a scale from 0 to 1 is off."""
         return self.guidance_scale is not None and self.guidance_scale > 1
+
+    def count_attempt(self, stage_index: int) -> None:
+        """Counts one call to a stage, whether it succeeds or not."""
+        self._attempts[stage_index] += 1
 
     def add(self, stage_index: int, result: stage_pb2.Result) -> None:
         """Takes down what one stage reports with one result."""
@@ -120,9 +125,10 @@ class Outcome:
                     role=stage.role,
                     address=stage.address,
                     fingerprint=stage.description.fingerprint,
+                    attempts=attempts,
                     **usage,  # type: ignore[arg-type]
                 )
-                for stage, usage in zip(stages, self._usage, strict=True)
+                for stage, attempts, usage in zip(stages, self._attempts, self._usage, strict=True)
             ),
             numerics=numerics,
             warnings=tuple(self._warnings),

@@ -75,6 +75,8 @@ class StageUsage:
     Attributes:
         address: As given to `connect`.
         fingerprint: Of the stage's weights, SHA-256, hexadecimal.
+        attempts: Calls made to the stage, replays included: without any, one for a text encoder and
+            one per image for the others.
         running_ms: From leaving the queue to the result.
         compute_ms: Its share of every batch that it was in.
         rows: Rows of the network's batches, summed over steps.
@@ -83,6 +85,7 @@ class StageUsage:
     role: str
     address: str
     fingerprint: str
+    attempts: int = 0
     queue_ms: float = 0.0
     running_ms: float = 0.0
     compute_ms: float = 0.0

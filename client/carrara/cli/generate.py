@@ -121,6 +121,7 @@ def report(result: GenerationResult, *, paths: Iterable[Path]) -> dict[str, Any]
                 "role": stage.role,
                 "address": stage.address,
                 "fingerprint": stage.fingerprint,
+                "attempts": stage.attempts,
                 "queue_ms": round(stage.queue_ms, 3),
                 "compute_ms": round(stage.compute_ms, 3),
             }

@@ -68,7 +68,7 @@ async def _describe(
     """Asks every stage, then tells whether they fit: a stage that does not is still described."""
     stages = [Stage(address, role=role) for role, address in addresses]
     try:
-        await asyncio.gather(*(stage.connect() for stage in stages))
+        await asyncio.gather(*(stage.describe() for stage in stages))
     finally:
         await asyncio.gather(*(stage.close() for stage in stages))
     encoders = [stage for stage in stages if stage.role == "text-encoder"]
@@ -148,6 +148,8 @@ def _stage_table(stage: dict[str, Any]) -> Table:
         table.add_row(name, f"{value or 'no default'}; allowed: {setting['allowed']}")
     table.add_row("numerics", f"{stage['numerics']}, {stage['precision']}")
     table.add_row("device", f"{stage['device']}, {stage['num_threads']} threads")
+    if stage["draining"]:
+        table.add_row("draining", "takes no new work")
     table.add_row("jobs", f"{stage['jobs_running']} running, {stage['jobs_queued']} waiting")
     return table
 

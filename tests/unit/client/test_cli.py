@@ -373,6 +373,18 @@ def test_info_describes_running_stages(
     assert "Safety checkers are not loaded" in shown
 
 
+def test_info_describes_a_stage_that_drains(
+    toys: ToyCascade, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toys.generator.serving = False
+    toys.generator.description.load.draining = True
+    assert run(["info", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert [stage["draining"] for stage in described["stages"]] == [False, True, False]
+    assert run(["info"]) == 0
+    assert capsys.readouterr().out.count("takes no new work") == 1
+
+
 def test_info_describes_stages_that_do_not_fit_and_gives_3(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import grpc
@@ -10,6 +11,7 @@ import toy_stages
 from toy_stages import Fault, ToyCascade, ToyStage, fault_details, serving, serving_all
 
 from carrara import AsyncCascade, ContractError, StageUnavailableError
+from name_server import Names, name_server
 
 
 @pytest.fixture
@@ -22,6 +24,26 @@ async def toys() -> AsyncIterator[ToyCascade]:
 async def replicas() -> AsyncIterator[list[ToyStage]]:
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(serving(toy_stages.generator())) for _ in range(3)]
+
+
+@pytest.fixture
+async def namesakes() -> AsyncIterator[list[ToyStage]]:
+    """Two replicas on one port of two addresses, as the name of `names` has them."""
+    async with (
+        serving(toy_stages.generator()) as first,
+        serving(toy_stages.generator(), bind=f"127.0.0.2:{port_of(first)}") as second,
+    ):
+        yield [first, second]
+
+
+@pytest.fixture
+def names() -> Iterator[Names]:
+    with name_server("127.0.0.1", "127.0.0.2") as names:
+        yield names
+
+
+def port_of(toy: ToyStage) -> int:
+    return int(toy.address.rpartition(":")[2])
 
 
 def connect(toys: ToyCascade, *generators: ToyStage) -> dict[str, list[str]]:
@@ -42,6 +64,43 @@ async def test_a_dns_name_is_an_address(toys: ToyCascade, replicas: list[ToyStag
     async with await AsyncCascade.connect(**addresses) as cascade:
         await cascade.generate("a circle", num_images=2)
     assert len(replicas[0].requests) == 2
+
+
+async def test_replicas_behind_one_name_take_turns(
+    toys: ToyCascade, namesakes: list[ToyStage], names: Names
+) -> None:
+    addresses = toys.addresses | {"generators": [names.target(port_of(namesakes[0]))]}
+    async with await AsyncCascade.connect(**addresses) as cascade:
+        await cascade.generate("a circle")
+        await asyncio.sleep(1)  # both have been reached by now
+        await cascade.generate("a circle", num_images=8)
+    assert names.questions
+    assert min(len(replica.requests) for replica in namesakes) >= 4
+
+
+async def test_a_name_s_new_replica_is_found_once_a_connection_ends(
+    toys: ToyCascade, names: Names
+) -> None:
+    old = toy_stages.generator()
+    async with serving(old, options=[("grpc.max_connection_age_ms", 2000)]):
+        names.addresses = ["127.0.0.1"]
+        addresses = toys.addresses | {"generators": [names.target(port_of(old))]}
+        new = toy_stages.generator()
+        async with (
+            serving(new, bind=f"127.0.0.2:{port_of(old)}"),
+            await AsyncCascade.connect(**addresses) as cascade,
+        ):
+            await cascade.generate("a circle", num_images=4)
+            assert not new.requests
+            questions = names.questions
+            names.addresses.append("127.0.0.2")
+            begin = time.monotonic()
+            while not new.requests:
+                assert time.monotonic() - begin < 20
+                result = await cascade.generate("a circle")
+                assert result.usage[1].attempts == 1, "an old connection ends without a loss"
+                await asyncio.sleep(0.1)
+    assert names.questions > questions
 
 
 async def test_a_dead_replica_costs_no_request(toys: ToyCascade, replicas: list[ToyStage]) -> None:
@@ -99,6 +158,54 @@ async def test_another_replica_is_asked_where_that_can_help(
         await cascade.generate("a circle", num_images=3)
     assert len(replicas[0].faults) < 10, "the fault took place"
     assert len(replicas[1].requests) + len(replicas[2].requests) == 3
+
+
+async def test_a_replay_goes_to_a_replica_that_was_not_asked_before(
+    toys: ToyCascade, replicas: list[ToyStage]
+) -> None:
+    async with await AsyncCascade.connect(**connect(toys, *replicas)) as cascade:
+        for doomed in replicas[:2]:
+            doomed.faults = [Fault(grpc.StatusCode.UNAVAILABLE)] * 50
+        for _ in range(9):
+            result = await cascade.generate("a circle")
+            assert result.usage[1].attempts <= 3
+    assert [len(doomed.faults) < 50 for doomed in replicas[:2]] == [True, True]
+    assert len(replicas[2].requests) == 9
+
+
+@pytest.mark.parametrize("by_name", [False, True], ids=["by address", "by name"])
+async def test_a_replica_that_does_not_serve_is_passed_over_before_it_refuses(
+    toys: ToyCascade, namesakes: list[ToyStage], names: Names, by_name: bool
+) -> None:
+    doomed, other = namesakes
+    addresses = connect(toys, doomed, other)
+    if by_name:
+        addresses["generators"] = [names.target(port_of(doomed))]
+    async with await AsyncCascade.connect(**addresses) as cascade:
+        await cascade.generate("a circle", num_images=4)
+        asked = len(doomed.requests)
+        assert asked == 2, "it has its turn as long as it serves"
+        doomed.serving = False
+        await asyncio.sleep(1)
+        result = await cascade.generate("a circle", num_images=4)
+        assert result.usage[1].attempts == 4
+        assert len(doomed.requests) == asked
+        doomed.serving = True
+        await asyncio.sleep(1)
+        await cascade.generate("a circle", num_images=4)
+        assert len(doomed.requests) == asked + 2, "it has its turn again"
+
+
+async def test_one_replica_that_serves_is_enough_to_connect(
+    toys: ToyCascade, replicas: list[ToyStage]
+) -> None:
+    replicas[0].serving = False
+    begin = time.monotonic()
+    async with await AsyncCascade.connect(**connect(toys, *replicas[:2])) as cascade:
+        assert time.monotonic() - begin < 5
+        await cascade.generate("a circle", num_images=4)
+    assert not replicas[0].requests
+    assert len(replicas[1].requests) == 4
 
 
 async def test_replicas_of_different_weights_are_refused(

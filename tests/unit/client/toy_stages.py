@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -372,14 +372,20 @@ def _latents_contract(space: str, *, size_factor: int, scaling_factor: float) ->
 
 @asynccontextmanager
 async def serving(
-    toy: ToyStage, *, describe: bool = True, health: bool = True, bind: str = "127.0.0.1:0"
+    toy: ToyStage,
+    *,
+    describe: bool = True,
+    health: bool = True,
+    bind: str = "127.0.0.1:0",
+    options: Sequence[tuple[str, int]] = (),
 ) -> AsyncIterator[ToyStage]:
     """Serves a stage, by default on a free port of the loopback; `address` says which.
 
     Args:
         describe: Without it, this is no Carrara stage, and its health knows nothing of one.
+        options: Of the gRPC server.
     """
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=options)
     if describe:
         stage_pb2_grpc.add_StageServiceServicer_to_server(_Describe(toy), server)
     if health:
@@ -393,7 +399,7 @@ async def serving(
         case "decoder":
             decoder_pb2_grpc.add_DecoderServiceServicer_to_server(_Decoder(toy), server)
     port = server.add_insecure_port(bind)
-    toy.address = bind if bind.startswith("unix:") else f"127.0.0.1:{port}"
+    toy.address = bind if bind.startswith("unix:") else f"{bind.rpartition(':')[0]}:{port}"
     await server.start()
     try:
         yield toy
