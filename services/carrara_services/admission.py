@@ -177,13 +177,19 @@ class WaitingLine:
         """Says, from the worker's thread, that some work has just moved on."""
         self._pulse.beat()
 
-    def leave(self, ticket: Ticket) -> None:
-        """Says that the worker is done with the ticket, however it ended."""
+    def leave(self, ticket: Ticket, end: Finished | Failed | None = None) -> None:
+        """Says that the worker is done with the ticket, and tells its caller how it ended.
+
+        Args:
+            end: None for work that its caller has abandoned.
+        """
         with self._changed:
             self._running.discard(ticket)
             if ticket.taken is not None and not ticket.abandoned:
                 seconds = time.perf_counter() - ticket.taken
                 self._seconds_per_job += 0.2 * (seconds - self._seconds_per_job)
+            if end is not None:
+                ticket.tell(end)
             self._changed.notify_all()
 
     def close(self) -> None:

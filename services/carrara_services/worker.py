@@ -34,12 +34,10 @@ class Worker:
                 try:
                     result = self._work(ticket.payload)
                 except Exception as error:
-                    ticket.tell(Failed(error))
+                    self.line.leave(ticket, Failed(error))
                 else:
                     ticket.compute_seconds = time.perf_counter() - began
-                    ticket.tell(Finished(result, ticket.usage()))
-                finally:
-                    self.line.leave(ticket)
+                    self.line.leave(ticket, Finished(result, ticket.usage()))
         except BaseException:
             logger.critical("the worker has ended", exc_info=True)
             self.line.abort()

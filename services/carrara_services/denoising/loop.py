@@ -80,7 +80,7 @@ class DenoisingLoop:
         try:
             job = self._generator.start(ticket.payload)
         except Exception as error:
-            self._fail(ticket, error)
+            self.line.leave(ticket, Failed(error))
             return
         ticket.compute_seconds += time.perf_counter() - began
         self._active.append(_Row(ticket, job))
@@ -139,13 +139,9 @@ class DenoisingLoop:
         ticket.tell(Progress(job.step, job.num_steps))
         if done:
             self._active.remove(row)
-            ticket.tell(Finished(sample, ticket.usage(steps=job.num_steps, rows=row.rows)))
-            self.line.leave(ticket)
+            usage = ticket.usage(steps=job.num_steps, rows=row.rows)
+            self.line.leave(ticket, Finished(sample, usage))
 
-    def _drop(self, row: _Row, error: BaseException) -> None:
+    def _drop(self, row: _Row, error: Exception) -> None:
         self._active.remove(row)
-        self._fail(row.ticket, error)
-
-    def _fail(self, ticket: Ticket, error: BaseException) -> None:
-        ticket.tell(Failed(error))
-        self.line.leave(ticket)
+        self.line.leave(row.ticket, Failed(error))
