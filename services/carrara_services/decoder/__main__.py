@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import grpc
 
-from carrara.v1 import decoder_pb2, decoder_pb2_grpc, stage_pb2
+from carrara.v1 import decoder_pb2, decoder_pb2_grpc
 from carrara_models.checkpoints import open_checkpoint
 from carrara_services.decoder import ROLE
-from carrara_services.serving import describe
 from carrara_services.serving.app import Stage
 from carrara_services.serving.command_line import run_stage
 from carrara_services.serving.settings import Settings
@@ -26,19 +25,6 @@ def open_stage(settings: Settings) -> Stage:
     line = engine.worker.line
     servicer = DecoderServicer(engine, runtime=runtime)
 
-    def describe_now(draining: bool) -> stage_pb2.DescribeResponse:
-        load = stage_pb2.Load(
-            draining=draining,
-            jobs_queued=line.queued,
-            jobs_running=line.running,
-            rows=line.running,
-            max_batch_rows=1,
-            max_queue_jobs=line.max_jobs,
-        )
-        return describe.describe(
-            part, role=ROLE, checkpoint=settings.checkpoint, runtime=runtime, load=load
-        )
-
     def register(server: grpc.aio.Server) -> None:
         decoder_pb2_grpc.add_DecoderServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
 
@@ -46,9 +32,12 @@ def open_stage(settings: Settings) -> Stage:
         role=ROLE,
         service=decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name,
         register=register,
-        describe=describe_now,
+        part=part,
+        runtime=runtime,
         warm_up=engine.warm_up,
         line=line,
+        rows=lambda: line.running,
+        max_batch_rows=1,
         hand_back=line.close,
         close=engine.worker.close,
     )

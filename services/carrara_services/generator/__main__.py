@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import grpc
 
-from carrara.v1 import generator_pb2, generator_pb2_grpc, stage_pb2
+from carrara.v1 import generator_pb2, generator_pb2_grpc
 from carrara_models.checkpoints import open_checkpoint
 from carrara_services.generator import ROLE
-from carrara_services.serving import describe
 from carrara_services.serving.app import Stage
 from carrara_services.serving.command_line import run_stage
 from carrara_services.serving.settings import Settings
@@ -28,19 +27,6 @@ def open_stage(settings: Settings) -> Stage:
     loop = engine.loop
     servicer = GeneratorServicer(engine, runtime=runtime)
 
-    def describe_now(draining: bool) -> stage_pb2.DescribeResponse:
-        load = stage_pb2.Load(
-            draining=draining,
-            jobs_queued=loop.line.queued,
-            jobs_running=loop.line.running,
-            rows=loop.rows,
-            max_batch_rows=loop.max_batch_rows,
-            max_queue_jobs=loop.line.max_jobs,
-        )
-        return describe.describe(
-            part, role=ROLE, checkpoint=settings.checkpoint, runtime=runtime, load=load
-        )
-
     def register(server: grpc.aio.Server) -> None:
         generator_pb2_grpc.add_GeneratorServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
 
@@ -48,9 +34,12 @@ def open_stage(settings: Settings) -> Stage:
         role=ROLE,
         service=generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"].full_name,
         register=register,
-        describe=describe_now,
+        part=part,
+        runtime=runtime,
         warm_up=engine.warm_up,
         line=loop.line,
+        rows=lambda: loop.rows,
+        max_batch_rows=loop.max_batch_rows,
         hand_back=loop.line.close,
         close=loop.close,
     )

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 
 from carrara.v1 import stage_pb2, stage_pb2_grpc
 from carrara_services.admission import WaitingLine
-from carrara_services.serving import limits, validation
+from carrara_services.serving import describe, limits, validation
 from carrara_services.serving.interceptors import Calls
 from carrara_services.serving.settings import Settings, SettingsError
 
@@ -38,9 +38,12 @@ class Stage:
         role: text-encoder, generator or decoder.
         service: Full name of the stage's own service.
         register: Adds the stage's servicer to a server.
-        describe: Answers Describe, given whether the stage is draining.
+        part: What it serves; Describe tells of it.
+        runtime: Where and how the part computes.
         warm_up: Runs the network once on the path that requests take.
         line: Where its work waits; health follows it.
+        rows: Tells how many rows the network's batch has now.
+        max_batch_rows: How many it may have.
         hand_back: Refuses what waits when draining begins; what runs is finished.
         close: Ends the worker's thread; blocks until it has.
     """
@@ -48,22 +51,40 @@ class Stage:
     role: str
     service: str
     register: Callable[[grpc.aio.Server], None]
-    describe: Callable[[bool], stage_pb2.DescribeResponse]
+    part: describe.DescribedPart
+    runtime: describe.Runtime
     warm_up: Callable[[], Awaitable[None]]
     line: WaitingLine
+    rows: Callable[[], int]
+    max_batch_rows: int
     hand_back: Callable[[], None]
     close: Callable[[], None]
 
 
 class _StageServicer(stage_pb2_grpc.StageServiceServicer):
-    def __init__(self, stage: Stage, calls: Calls) -> None:
-        self._stage, self._calls = stage, calls
+    def __init__(self, stage: Stage, calls: Calls, *, checkpoint: str) -> None:
+        self._stage, self._calls, self._checkpoint = stage, calls, checkpoint
 
     async def Describe(
         self, request: stage_pb2.DescribeRequest, context: Any
     ) -> stage_pb2.DescribeResponse:
         validation.refuse_unknown_fields(request)
-        return self._stage.describe(self._calls.draining)
+        stage = self._stage
+        load = stage_pb2.Load(
+            draining=self._calls.draining,
+            jobs_queued=stage.line.queued,
+            jobs_running=stage.line.running,
+            rows=stage.rows(),
+            max_batch_rows=stage.max_batch_rows,
+            max_queue_jobs=stage.line.max_jobs,
+        )
+        return describe.describe(
+            stage.part,
+            role=stage.role,
+            checkpoint=self._checkpoint,
+            runtime=stage.runtime,
+            load=load,
+        )
 
 
 class StageServer:
@@ -123,7 +144,7 @@ class StageServer:
         """Opens the stage, warms it up and serves."""
         stage = self._stage = open_stage(self._settings)
         stage.register(self._server)
-        servicer = _StageServicer(stage, self._calls)
+        servicer = _StageServicer(stage, self._calls, checkpoint=self._settings.checkpoint)
         stage_pb2_grpc.add_StageServiceServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (stage.service, _STAGE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
