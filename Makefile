@@ -34,7 +34,9 @@ demo: $(VENV)/.installed-services
 test: install
 	$(BIN)/pytest
 
+# The stages in containers too: builds the images first.
 e2e: install
+	@docker info >/dev/null 2>&1 || { echo "make e2e needs a Docker engine that this user may use: 'docker info' fails. Without one: $(BIN)/pytest -m 'e2e and not containers' tests/e2e" >&2; exit 1; }
 	$(BIN)/pytest -m e2e tests/e2e
 
 lint: install
