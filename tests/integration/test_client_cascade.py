@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,12 +26,20 @@ from carrara import (
 )
 from carrara.cli import run
 from carrara.connections import Request, Stage
-from carrara.v1 import stage_pb2
+from carrara.v1 import generator_pb2, generator_pb2_grpc, stage_pb2
+from carrara_services.generator.__main__ import open_stage as open_generator
+from carrara_services.serving.app import Stage as ServedStage
+from carrara_services.serving.app import StageServer
+from carrara_services.serving.settings import Settings, read_settings
 from integration import processes
 from integration.processes import StageProcess, cascade_processes, stage_process, starting
 from tiny_checkpoints import build_sd1, build_sd2
 
 SLOW_STEPS = 900
+# Five of the client's pings; gRPC's own servers end a connection at the fourth.
+PING_SECONDS, SILENT_SECONDS, SILENT_PINGS = 6, 33, 5
+_PREFACE_BYTES, _FRAME_HEADER_BYTES = 24, 9  # of HTTP/2
+_PING, _ACK = 6, 1
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +268,85 @@ def test_killing_one_of_two_generators_costs_nothing_and_the_last_is_reported(
         assert time.monotonic() - killed < 10, "well before the timeout of 600 s"
         assert caught.value.role == "generator"
         assert caught.value.address in (first.address, last.address)
+
+
+class _Silent(generator_pb2_grpc.GeneratorServiceServicer):
+    async def Generate(
+        self, request: generator_pb2.GenerateRequest, context: object
+    ) -> AsyncIterator[generator_pb2.GenerateResponse]:
+        await asyncio.sleep(SILENT_SECONDS)
+        yield generator_pb2.GenerateResponse(event=stage_pb2.Event(result=stage_pb2.Result()))
+
+
+def open_silent_generator(settings: Settings) -> ServedStage:
+    return replace(
+        open_generator(settings),
+        register=lambda server: generator_pb2_grpc.add_GeneratorServiceServicer_to_server(
+            _Silent(), server
+        ),
+    )
+
+
+class PingCounter:
+    """Forwards connections to a stage, and counts the pings that callers send on them."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host, int(port)
+        self.pings = 0
+
+    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_stage, to_stage = await asyncio.open_connection(self._host, self._port)
+        answers = asyncio.create_task(self._pass_on(from_stage, writer))
+        try:
+            to_stage.write(await reader.readexactly(_PREFACE_BYTES))
+            while True:
+                header = await reader.readexactly(_FRAME_HEADER_BYTES)
+                kind, flags = header[3], header[4]
+                self.pings += kind == _PING and not flags & _ACK
+                payload = await reader.readexactly(int.from_bytes(header[:3], "big"))
+                to_stage.write(header + payload)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the caller has gone
+        finally:
+            to_stage.close()
+            await answers
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while received := await reader.read(65536):
+                writer.write(received)
+        writer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    reason="stages permit pings by grpc.http2.min_recv_ping_interval_without_data_ms, a name that "
+    "gRPC does not know; it has no `recv_` in it"
+)
+async def test_pings_do_not_end_the_connection_of_a_silent_job(
+    sd1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carrara.connections.KEEPALIVE_SECONDS", PING_SECONDS)
+    settings = read_settings({"checkpoint": str(sd1), "bind": "127.0.0.1:0", "num_threads": 1})
+    attempts: list[None] = []
+    async with AsyncExitStack() as stack:
+        server = StageServer("generator", settings)
+        stack.push_async_callback(server.close)
+        await server.start(open_silent_generator)
+        counter = PingCounter(server.address)
+        forwarder = await stack.enter_async_context(
+            await asyncio.start_server(counter.forward, "127.0.0.1", 0)
+        )
+        host, port = forwarder.sockets[0].getsockname()
+        stage = Stage(f"{host}:{port}", role="generator")
+        stack.push_async_callback(stage.close)
+        await stage.connect()
+        await stage.run(
+            stage_pb2.Job(),
+            request=Request.lasting(5 * SILENT_SECONDS),
+            on_event=lambda _: None,
+            on_attempt=lambda: attempts.append(None),
+        )
+    assert counter.pings >= SILENT_PINGS, "the stage was pinged often enough to be annoyed"
+    assert len(attempts) == 1
