@@ -7,9 +7,9 @@ request. First the references, then the load:
     python callers.py ADDRESSES --seeds 0:99 --once --prompts-from-seed
     python callers.py ADDRESSES --seeds 0:99 --seconds 30 --prompts-from-seed
 
-ADDRESSES are --text-encoder ADDR --generator ADDR --decoder ADDR. It ends after --seconds, with
---once after the last seed, or on SIGTERM, and always finishes what is under way. Its status is 1 if
-a request failed.
+ADDRESSES are --text-encoder ADDR --generator ADDR --decoder ADDR, or the variables that
+`carrara up` sets. It ends after --seconds, with --once after the last seed, or on SIGTERM, and
+always finishes what is under way. Its status is 1 if a request failed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import os
 import signal
 import sys
 import time
@@ -132,7 +133,8 @@ def _seed_range(text: str) -> range:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for role in ("text-encoder", "generator", "decoder"):
-        parser.add_argument(f"--{role}", required=True, metavar="ADDR")
+        variable = os.environ.get(f"CARRARA_{role.upper().replace('-', '_')}")
+        parser.add_argument(f"--{role}", default=variable, required=not variable, metavar="ADDR")
     parser.add_argument("--callers", type=int, default=12)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=None, help="end after so long")
