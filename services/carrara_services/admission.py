@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from carrara_services.refusals import DeadlineError, DrainingError, QueueFullError, StalledError
+from carrara_services.watch import JobWatch, Outcome
 
 # A worker that says nothing for so long is not healthy, although its thread computes: one call of a
 # network takes less, or the stage is of no use.
@@ -74,17 +75,21 @@ class Failed:
 
 Happening = Queued | Progress | Finished | Failed
 
+# What a task is cancelled with because the time of all that waited for it is over.
+EXPIRED = "expired"
+
 
 class Ticket:
     """One admitted piece of work, seen from the worker's thread and from the caller's.
 
     Attributes:
         abandoned: The caller has gone; the worker drops the work before its next step.
+        expired: It has gone because its time was over.
     """
 
     def __init__(self, payload: Any, *, listener: Callable[[Happening], None]) -> None:
         self.payload, self.tell = payload, listener
-        self.abandoned = False
+        self.abandoned = self.expired = False
         self.submitted = time.perf_counter()
         self.taken: float | None = None
         self.compute_seconds = 0.0
@@ -107,10 +112,14 @@ class WaitingLine:
 
     The worker that takes from it says what it is doing with `beat` and `leave`, so that load and
     health can be read without asking the worker's thread.
+
+    Attributes:
+        watch: Is told what becomes of each job; None counts nothing.
     """
 
     def __init__(self, *, max_jobs: int) -> None:
         self.max_jobs = max_jobs
+        self.watch: JobWatch | None = None
         self._waiting: deque[Ticket] = deque()
         self._running: set[Ticket] = set()
         self._changed = threading.Condition()
@@ -144,12 +153,13 @@ class WaitingLine:
             self._changed.notify_all()
         return ticket
 
-    def abandon(self, ticket: Ticket) -> None:
+    def abandon(self, ticket: Ticket, *, expired: bool = False) -> None:
         """Gives work up: from the line at once, from a worker before its next step."""
         with self._changed:
-            ticket.abandoned = True
+            ticket.abandoned, ticket.expired = True, expired
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
+                self._count_end(ticket)
                 self._tell_positions()
             self._changed.notify_all()
 
@@ -170,6 +180,8 @@ class WaitingLine:
             ticket = self._waiting.popleft()
             ticket.taken = time.perf_counter()
             self._running.add(ticket)
+            if self.watch is not None:
+                self.watch.job_taken(queue_seconds=ticket.taken - ticket.submitted)
             self._tell_positions()
             return ticket
 
@@ -188,6 +200,8 @@ class WaitingLine:
             if ticket.taken is not None and not ticket.abandoned:
                 seconds = time.perf_counter() - ticket.taken
                 self._seconds_per_job += 0.2 * (seconds - self._seconds_per_job)
+            # Counted first: who has been told finds it in the metrics.
+            self._count_end(ticket, "failed" if isinstance(end, Failed) else "finished")
             if end is not None:
                 ticket.tell(end)
             self._changed.notify_all()
@@ -197,7 +211,9 @@ class WaitingLine:
         with self._changed:
             self._closed = True
             while self._waiting:
-                self._waiting.popleft().tell(Failed(DrainingError()))
+                ticket = self._waiting.popleft()
+                self._count_end(ticket, "handed_back")
+                ticket.tell(Failed(DrainingError()))
             self._changed.notify_all()
 
     def abort(self) -> None:
@@ -205,6 +221,7 @@ class WaitingLine:
         with self._changed:
             self._dead = True
             for ticket in (*self._waiting, *self._running):
+                self._count_end(ticket, "failed")
                 ticket.tell(Failed(StalledError()))
             self._waiting.clear()
             self._running.clear()
@@ -232,6 +249,15 @@ class WaitingLine:
         Of a closed line it says nothing more: its thread may have ended in order.
         """
         return not self._dead and (self._closed or self._pulse.is_felt())
+
+    def _count_end(self, ticket: Ticket, outcome: Outcome = "cancelled") -> None:
+        """Counts a job that leaves; of one that was abandoned nobody gets what came of it."""
+        if self.watch is None:
+            return
+        if ticket.abandoned:
+            outcome = "expired" if ticket.expired else "cancelled"
+        running_seconds = None if ticket.taken is None else time.perf_counter() - ticket.taken
+        self.watch.job_ended(outcome, running_seconds=running_seconds)
 
     def _tell_positions(self) -> None:
         for position, ticket in enumerate(self._waiting, start=1):
@@ -271,8 +297,8 @@ async def follow(
 ) -> AsyncIterator[Queued | Progress | Finished]:
     """Submits work and yields what happens to it, `Finished` last.
 
-    Leaving the iteration early, by cancellation too, abandons the work. Close it for certain with
-    `contextlib.aclosing`.
+    Leaving the iteration early, by cancellation too, abandons the work; being cancelled with
+    `EXPIRED` says that its time was over. Close it for certain with `contextlib.aclosing`.
 
     Args:
         deadline: In the event loop's time; None for none.
@@ -292,12 +318,14 @@ async def follow(
 
     ticket = line.submit(payload, listener=listen)
     progress: Progress | None = None
+    expired = False
     try:
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
                     happening = await happenings.get()
             except TimeoutError:
+                expired = True
                 raise _deadline_error(stage, ticket, progress) from None
             if isinstance(happening, Failed):
                 raise happening.error
@@ -306,8 +334,11 @@ async def follow(
             yield happening
             if isinstance(happening, Finished):
                 return
+    except asyncio.CancelledError as cancelled:
+        expired = cancelled.args == (EXPIRED,)
+        raise
     finally:
-        line.abandon(ticket)
+        line.abandon(ticket, expired=expired)
 
 
 def _deadline_error(stage: str, ticket: Ticket, progress: Progress | None) -> DeadlineError:

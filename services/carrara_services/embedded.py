@@ -65,6 +65,8 @@ class EmbeddedStages:
             settings = read_settings(
                 {"checkpoint": checkpoint, "bind": bind, "num_threads": num_threads}
             )
+            # One address, which CARRARA_METRICS_BIND may name, is not for three stages.
+            settings = settings.model_copy(update={"metrics_bind": None})
             server = StageServer(role, settings)
             self._servers.append(server)
             await server.start(open_stage)

@@ -45,10 +45,16 @@ def use_threads(settings: Settings) -> None:
 
 def runtime_of(device: torch.device, *, dtype: torch.dtype) -> Runtime:
     """Describes where and how a part on `device` computes."""
+    device_memory = None
     if device.type == "cpu":
         name = f"cpu {torch.backends.cpu.get_cpu_capability()}"
     else:
         name = torch.cuda.get_device_name(device)
+        # Both read counters of torch's allocator, so that asking never waits for the device.
+        device_memory = {
+            "allocated": lambda: torch.cuda.memory_allocated(device),
+            "reserved": lambda: torch.cuda.memory_reserved(device),
+        }
     libraries = ("carrara", "torch", "diffusers", "transformers")
     return Runtime(
         exact=device.type == "cpu",
@@ -57,6 +63,7 @@ def runtime_of(device: torch.device, *, dtype: torch.dtype) -> Runtime:
         device=name,
         num_threads=torch.get_num_threads(),
         versions={library: metadata.version(library) for library in libraries},
+        device_memory=device_memory,
     )
 
 

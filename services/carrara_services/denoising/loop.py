@@ -16,6 +16,7 @@ import torch
 
 from carrara_models.parts import DenoisingRequest, Generator, Job
 from carrara_services.admission import Failed, Finished, Progress, Ticket, WaitingLine
+from carrara_services.watch import TickWatch
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,16 @@ class DenoisingLoop:
 
     Jobs start in the order in which they came, as soon as `max_batch_rows` has room; a wide one is
     not overtaken by narrow ones. What a job raises is that job's alone.
+
+    Attributes:
+        line: Where its jobs wait.
+        watch: Is told of each tick that begins from when it is set; None counts nothing.
     """
 
     def __init__(self, generator: Generator, *, max_queue_jobs: int, max_batch_rows: int) -> None:
         self.line = WaitingLine(max_jobs=max_queue_jobs)
         self.max_batch_rows = max_batch_rows
+        self.watch: TickWatch | None = None
         self._generator = generator
         self._active: list[_Row] = []
         self._thread = threading.Thread(target=self._run, name="denoising", daemon=True)
@@ -94,8 +100,7 @@ class DenoisingLoop:
             present = self._without_abandoned(rows)
             if not present:
                 continue
-            for row, output in self._predict(present):
-                self._advance(row, output)
+            self._tick(present)
             self.line.beat()
 
     def _without_abandoned(self, rows: Sequence[_Row]) -> list[_Row]:
@@ -105,25 +110,32 @@ class DenoisingLoop:
                 self.line.leave(row.ticket)
         return [row for row in rows if not row.ticket.abandoned]
 
-    def _predict(self, rows: Sequence[_Row]) -> list[tuple[_Row, torch.Tensor]]:
-        """Calls the network for jobs of one group; if that fails, for each alone."""
+    def _tick(self, rows: Sequence[_Row]) -> None:
+        """Takes jobs of one group one step on; if the network's call fails, each alone."""
+        watch = self.watch  # now: a tick that began before anybody watched is not theirs
         began = time.perf_counter()
         try:
             outputs = self._generator.predict([row.job for row in rows])
         except Exception as error:
             if len(rows) == 1:
                 self._drop(rows[0], error)
-                return []
+                return
             logger.warning(
                 "a batch of %d jobs failed, trying each alone", len(rows), exc_info=error
             )
-            return [pair for row in rows for pair in self._predict([row])]
+            for row in rows:
+                self._tick([row])
+            return
         seconds = time.perf_counter() - began
         total = sum(row.job.rows for row in rows)
         for row in rows:
             row.ticket.compute_seconds += seconds * row.job.rows / total
             row.rows += row.job.rows
-        return list(zip(rows, outputs, strict=True))
+        for row, output in zip(rows, outputs, strict=True):
+            self._advance(row, output)
+        if watch is not None:
+            # After the schedulers: a GPU's call returns early, and they wait for what it makes.
+            watch(seconds=time.perf_counter() - began, jobs=len(rows), rows=total)
 
     def _advance(self, row: _Row, output: torch.Tensor) -> None:
         job, ticket = row.job, row.ticket

@@ -9,6 +9,7 @@ from carrara_models.checkpoints import open_checkpoint
 from carrara_services.generator import ROLE
 from carrara_services.serving.app import Stage
 from carrara_services.serving.command_line import run_stage
+from carrara_services.serving.metrics import Metrics
 from carrara_services.serving.settings import Settings
 
 
@@ -30,6 +31,9 @@ def open_stage(settings: Settings) -> Stage:
     def register(server: grpc.aio.Server) -> None:
         generator_pb2_grpc.add_GeneratorServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
 
+    def watch(metrics: Metrics) -> None:
+        loop.watch = metrics.watch_batch(rows=lambda: loop.rows, max_batch_rows=loop.max_batch_rows)
+
     return Stage(
         role=ROLE,
         service=generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"].full_name,
@@ -42,6 +46,7 @@ def open_stage(settings: Settings) -> Stage:
         max_batch_rows=loop.max_batch_rows,
         hand_back=loop.line.close,
         close=loop.close,
+        watch=watch,
     )
 
 

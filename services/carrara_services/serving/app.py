@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import logging
 import signal
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +18,9 @@ from grpc_reflection.v1alpha import reflection
 from carrara.v1 import stage_pb2, stage_pb2_grpc
 from carrara_services.admission import WaitingLine
 from carrara_services.serving import describe, limits, validation
+from carrara_services.serving.addresses import check_bind, check_metrics_bind, refuse_taken
 from carrara_services.serving.interceptors import Calls
+from carrara_services.serving.metrics import Metrics, MetricsServer
 from carrara_services.serving.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ class Stage:
         max_batch_rows: How many it may have.
         hand_back: Refuses what waits when draining begins; what runs is finished.
         close: Ends the worker's thread; blocks until it has.
+        watch: Adds what only this role has to the metrics; called after the warm-up, which is
+            nobody's work.
     """
 
     role: str
@@ -59,6 +61,7 @@ class Stage:
     max_batch_rows: int
     hand_back: Callable[[], None]
     close: Callable[[], None]
+    watch: Callable[[Metrics], None] = lambda metrics: None
 
 
 class _StageServicer(stage_pb2_grpc.StageServiceServicer):
@@ -90,22 +93,28 @@ class _StageServicer(stage_pb2_grpc.StageServiceServicer):
 class StageServer:
     """A stage on an address. Make it inside the event loop that it serves in.
 
-    The address is taken first and the stage opened then, so that a bad address costs no loading;
-    nothing is answered before the warm-up.
+    The addresses are taken first and the stage opened then, so that a bad address costs no loading.
+    No call is answered before the warm-up; the metrics are, so that a stage that loads for minutes
+    is seen as not serving and not as lost.
 
     Attributes:
         address: Where it listens; a port of 0 has been replaced by the real one.
+        metrics: Of this stage alone.
+        metrics_address: Where Prometheus finds them; None where they are not served.
     """
 
     def __init__(self, role: str, settings: Settings) -> None:
-        """Takes the address.
+        """Takes the addresses.
 
         Raises:
-            SettingsError: The address is not usable, or not allowed without --insecure.
+            SettingsError: One is not usable, or not allowed without --insecure.
         """
         check_bind(settings.bind, insecure=settings.insecure)
+        if settings.metrics_bind is not None:
+            check_metrics_bind(settings.metrics_bind, insecure=settings.insecure)
         self._settings = settings
-        self._calls = Calls(role=role)
+        self.metrics = Metrics()
+        self._calls = Calls(role=role, metrics=self.metrics)
         self._server = grpc.aio.server(
             interceptors=(self._calls,),
             maximum_concurrent_rpcs=limits.MAX_CONCURRENT_CALLS,
@@ -128,10 +137,15 @@ class StageServer:
         self._health = health.aio.HealthServicer()
         self._stage: Stage | None = None
         self._watch: asyncio.Task[None] | None = None
+        self.metrics_address: str | None = None
+        self._metrics_server: MetricsServer | None = None
+        if settings.metrics_bind is not None:
+            self._metrics_server = MetricsServer(self.metrics, bind=settings.metrics_bind)
+            self.metrics_address = self._metrics_server.address
 
     def _bind(self, bind: str) -> str:
         if not bind.startswith("unix:"):
-            _refuse_taken(bind)
+            refuse_taken(bind)
         try:
             port = self._server.add_insecure_port(bind)
         except RuntimeError as error:
@@ -142,14 +156,20 @@ class StageServer:
 
     async def start(self, open_stage: Callable[[Settings], Stage]) -> None:
         """Opens the stage, warms it up and serves."""
+        checkpoint = self._settings.checkpoint
         stage = self._stage = open_stage(self._settings)
+        self.metrics.tell_stage(
+            stage.part, role=stage.role, checkpoint=checkpoint, runtime=stage.runtime
+        )
         stage.register(self._server)
-        servicer = _StageServicer(stage, self._calls, checkpoint=self._settings.checkpoint)
+        servicer = _StageServicer(stage, self._calls, checkpoint=checkpoint)
         stage_pb2_grpc.add_StageServiceServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (stage.service, _STAGE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         await stage.warm_up()
+        self.metrics.watch_line(stage.line)
+        stage.watch(self.metrics)
         await self._tell_health(stage)
         await self._server.start()
         self._watch = asyncio.create_task(self._watch_health(stage))
@@ -161,6 +181,7 @@ class StageServer:
 
     async def _tell_health(self, stage: Stage) -> None:
         healthy = stage.line.healthy
+        self.metrics.tell_serving(healthy)
         answer = health_pb2.HealthCheckResponse
         status = answer.SERVING if healthy else answer.NOT_SERVING
         for name in ("", stage.service, _STAGE_SERVICE):
@@ -172,6 +193,9 @@ class StageServer:
         Until the pause is over calls are answered as ever: whoever watches the health sends none by
         then, so that hardly one is refused.
         """
+        if self._watch is not None:
+            self._watch.cancel()
+        self.metrics.tell_serving(False)
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_pause_seconds)
         self._calls.draining = True
@@ -189,12 +213,15 @@ class StageServer:
         await self._server.stop(grace)
         if self._stage is not None:
             await asyncio.to_thread(self._stage.close)
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.close)
 
 
 async def serve(role: str, settings: Settings, *, open_stage: Callable[[Settings], Stage]) -> None:
     """Serves a stage until SIGTERM or SIGINT, then drains it.
 
-    Prints one JSON line with role and address on stdout as soon as calls are answered.
+    Prints one JSON line on stdout as soon as calls are answered: role, address and, where they are
+    served, the address of the metrics.
 
     Raises:
         SettingsError: The address or the device cannot be used.
@@ -210,50 +237,12 @@ async def serve(role: str, settings: Settings, *, open_stage: Callable[[Settings
     except BaseException:
         await server.close()
         raise
-    print(json.dumps({"role": role, "address": server.address}), flush=True)
-    logger.info("serving", extra={"role": role, "address": server.address})
+    ready = {"role": role, "address": server.address}
+    if server.metrics_address is not None:
+        ready["metrics"] = server.metrics_address
+    print(json.dumps(ready), flush=True)
+    logger.info("serving", extra=ready)
     await told.wait()
     logger.info("draining", extra={"role": role})
     await server.drain()
     logger.info("ended", extra={"role": role})
-
-
-def check_bind(bind: str, *, insecure: bool) -> None:
-    """Refuses an address that other machines can reach, unless the operator said so.
-
-    Raises:
-        SettingsError: What is wrong with the address.
-    """
-    if bind.startswith("unix:"):
-        return
-    host, _, port = bind.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise SettingsError(f"--bind {bind}: give HOST:PORT or unix:PATH")
-    if not _is_loopback(host.strip("[]")) and not insecure:
-        raise SettingsError(
-            f"--bind {bind}: other machines can reach this address, and calls are neither "
-            "encrypted nor authenticated; bind to 127.0.0.1 or a Unix socket, or add --insecure"
-        )
-
-
-def _refuse_taken(bind: str) -> None:
-    """Tries the address with a plain socket: gRPC says why it fails only in a log of its own."""
-    host, _, port = bind.rpartition(":")
-    try:
-        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM
-        )
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise SettingsError(f"--bind {bind}: {error.strerror}") from error
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,6 +43,7 @@ class Runtime:
     Attributes:
         exact: Bit-identical to the one-process pipeline run alone, at an equal number of threads.
         precision: Data type of the networks, as torch spells it.
+        device_memory: Read the device's memory in bytes, by kind; None where that is the process's.
     """
 
     exact: bool
@@ -51,6 +52,7 @@ class Runtime:
     device: str
     num_threads: int
     versions: Mapping[str, str] = field(default_factory=dict)
+    device_memory: Mapping[str, Callable[[], int]] | None = None
 
 
 def contract(value: contracts.Contract, *, producer: str = "") -> stage_pb2.Contract:

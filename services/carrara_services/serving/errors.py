@@ -79,6 +79,11 @@ def is_expected(error: Exception) -> bool:
     return isinstance(error, tuple(row[0] for row in TABLE))
 
 
+def reason_of(error: Exception) -> str:
+    """Gives the reason that a caller is told for an exception."""
+    return next((reason for kind, _, reason, _ in TABLE if isinstance(error, kind)), "INTERNAL")
+
+
 def status_of(error: Exception, *, role: str, request_id: str) -> status_pb2.Status:
     """Makes the status that a caller gets for an exception, with its details."""
     for kind, code, reason, details in TABLE:

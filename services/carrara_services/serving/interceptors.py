@@ -1,4 +1,4 @@
-"""What happens around every call: request id, typed errors, access log, refusal while draining."""
+"""Around every call: request id, typed errors, access log, metrics, refusal while draining."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 from carrara_models.errors import BadFieldError
 from carrara_services.refusals import DrainingError
 from carrara_services.serving import errors, limits
+from carrara_services.serving.metrics import Metrics
 
 access_log = logging.getLogger("carrara.access")
 
@@ -34,9 +35,9 @@ class Calls(grpc.aio.ServerInterceptor):
         draining: Set it, and new calls except Describe are refused.
     """
 
-    def __init__(self, *, role: str) -> None:
+    def __init__(self, *, role: str, metrics: Metrics) -> None:
         self.draining = False
-        self._role = role
+        self._role, self._metrics = role, metrics
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -105,15 +106,17 @@ class Calls(grpc.aio.ServerInterceptor):
         try:
             await context.send_initial_metadata(((REQUEST_ID_KEY, record["request_id"]),))
             if isinstance(request, _Undecodable):
+                record["request_bytes"] = request.size
                 raise BadFieldError("request", f"{request.size} bytes", "a message of carrara.v1")
+            record["request_bytes"] = request.ByteSize()
             if self.draining and method != _DESCRIBE:
                 raise DrainingError
-            record["request_bytes"] = request.ByteSize()
             yield record
             record["code"] = "OK"
         except Exception as error:
             status = errors.status_of(error, role=self._role, request_id=record["request_id"])
             record["code"] = rpc_status.to_status(status).code.name
+            record["reason"] = errors.reason_of(error)
             record["error"] = str(error)
             if not errors.is_expected(error):
                 logging.getLogger(__name__).error(
@@ -121,7 +124,16 @@ class Calls(grpc.aio.ServerInterceptor):
                 )
             await context.abort_with_status(rpc_status.to_status(status))
         finally:
-            record["duration_ms"] = round((time.perf_counter() - began) * 1e3, 3)
+            seconds = time.perf_counter() - began
+            self._metrics.call_ended(
+                method,
+                code=record["code"],
+                reason=record.get("reason"),
+                seconds=seconds,
+                received_bytes=record["request_bytes"],
+                sent_bytes=record["response_bytes"],
+            )
+            record["duration_ms"] = round(seconds * 1e3, 3)
             access_log.info("call", extra=record)
             self._in_flight -= 1
             if not self._in_flight:

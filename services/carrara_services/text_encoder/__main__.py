@@ -46,6 +46,7 @@ def open_stage(settings: Settings) -> Stage:
         max_batch_rows=1,
         hand_back=lambda: None,  # texts take milliseconds: all that were admitted are finished
         close=engine.worker.close,
+        watch=lambda metrics: metrics.watch_cache(engine.cache),
     )
 
 

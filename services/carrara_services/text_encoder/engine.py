@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from carrara_models.parts import Encoded, TextEncoder
-from carrara_services.admission import Finished, Usage, finished
+from carrara_services.admission import EXPIRED, Finished, Usage, finished
 from carrara_services.refusals import DeadlineError
 from carrara_services.text_encoder import ROLE
 from carrara_services.worker import Worker
@@ -28,12 +28,18 @@ class EncodedText:
 
 
 class Cache:
-    """Least recently used texts leave first; bounded by how many they are and by their bytes."""
+    """Least recently used texts leave first; bounded by how many they are and by their bytes.
+
+    Attributes:
+        hits: Texts that were here, or just being encoded for another request.
+        misses: Texts that had to be encoded.
+        bytes: Of all that it holds.
+    """
 
     def __init__(self, *, max_texts: int, max_bytes: int) -> None:
         self._max_texts, self._max_bytes = max_texts, max_bytes
         self._texts: OrderedDict[Text, Encoded] = OrderedDict()
-        self.bytes = 0
+        self.hits = self.misses = self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -106,20 +112,27 @@ class TextEncoderEngine:
         """
         key = (field, text)
         if (known := self.cache.get(key)) is not None:
+            self.cache.hits += 1
             return EncodedText(known, Usage(queue_ms=0, running_ms=0, compute_ms=0), cached=True)
         joined = key in self._flights
+        if joined:
+            self.cache.hits += 1
+        else:
+            self.cache.misses += 1
         flight = self._flights.get(key) or self._take_off(key)
         flight.waiting += 1
+        why: str | None = None
         try:
             async with asyncio.timeout_at(deadline):
                 # Shielded: one request's end is not that of the others that wait for this text.
                 done = await asyncio.shield(flight.task)
         except TimeoutError:
+            why = EXPIRED
             raise DeadlineError(f"in the {ROLE}") from None
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
-                flight.task.cancel()
+                flight.task.cancel(why)
                 # At once, not when the task has ended: nobody may join what is being cancelled.
                 del self._flights[key]
         return EncodedText(done.result, done.usage, cached=joined)

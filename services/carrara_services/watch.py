@@ -1,0 +1,26 @@
+"""Who is told what happens to a stage's jobs, to count it. Knows nothing of who counts, or how."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+Outcome = Literal["finished", "failed", "cancelled", "expired", "handed_back"]
+
+
+class JobWatch(Protocol):
+    """Counts jobs. Called from any thread while the line is locked, so it may not wait."""
+
+    def job_taken(self, *, queue_seconds: float) -> None:
+        """The worker has taken a job from the line."""
+
+    def job_ended(self, outcome: Outcome, *, running_seconds: float | None) -> None:
+        """A job has left; `running_seconds` is None for one that was never taken."""
+
+
+class TickWatch(Protocol):
+    """Counts ticks of the denoising loop, in its thread.
+
+    A tick is one network call for one group of jobs, with the scheduler step of each.
+    """
+
+    def __call__(self, *, seconds: float, jobs: int, rows: int) -> None: ...  # noqa: D102
