@@ -41,6 +41,8 @@ class _StageProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # One address for metrics, which the variable may name, is not for three stages.
+            env={k: v for k, v in os.environ.items() if k != "CARRARA_METRICS_BIND"},
             # Ctrl-C in the terminal reaches `up` alone, which then ends its stages in order.
             start_new_session=True,
         )

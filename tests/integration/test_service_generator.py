@@ -322,12 +322,13 @@ async def first_progress(call: grpc.aio.UnaryStreamCall) -> None:
     raise AssertionError("the job ended before its first step")
 
 
-async def until_running(setting: Setting, jobs: int) -> stage_pb2.Load:
-    async with asyncio.timeout(10):
+async def until_running(setting: Setting, jobs: int, *, rows: int) -> None:
+    """A job runs from when it leaves the line; its rows count once it has been started."""
+    async with asyncio.timeout(30):
         while True:
             load = (await setting.generator.describe()).load
-            if load.jobs_running == jobs:
-                return load
+            if (load.jobs_running, load.rows) == (jobs, rows):
+                return
             await asyncio.sleep(0.005)
 
 
@@ -337,10 +338,10 @@ async def test_cancelling_frees_the_row_and_leaves_the_neighbours_bytes(setting:
     cancelled = setting.call(setting.but(seed=2, num_inference_steps=SLOW_STEPS))
     await first_progress(cancelled)
     neighbour = asyncio.create_task(generate(setting.generator, neighbour_job))
-    assert (await until_running(setting, 2)).rows == 4
+    await until_running(setting, 2, rows=4)
     cancelled.cancel()
-    assert (await until_running(setting, 1)).rows == 2, "the neighbour must still be running"
-    assert not neighbour.done()
+    await until_running(setting, 1, rows=2)
+    assert not neighbour.done(), "the neighbour must still be running"
     assert (await neighbour).sample == alone.sample
     assert await cancelled.code() == Code.CANCELLED
 
@@ -355,7 +356,7 @@ async def test_a_running_job_past_its_deadline_says_stage_and_step_and_frees_its
     assert (told.code, told.reason) == (Code.DEADLINE_EXCEEDED, "DEADLINE")
     assert told.details["ErrorInfo"].metadata["stage"] == "generator"
     assert 0 < int(told.details["ErrorInfo"].metadata["step"]) < SLOW_STEPS
-    await until_running(setting, 0)
+    await until_running(setting, 0, rows=0)
 
 
 async def test_a_full_queue_and_a_deadline_in_it_are_answered_at_once(sd1: Path):
@@ -383,7 +384,7 @@ async def test_a_full_queue_and_a_deadline_in_it_are_answered_at_once(sd1: Path)
         load = (await generator.describe()).load
         assert (load.jobs_queued, load.jobs_running) == (0, 1)
         running.cancel()
-        await until_running(setting, 0)
+        await until_running(setting, 0, rows=0)
         job.arguments.num_inference_steps = 2
         assert (await generate(generator, job)).HasField("sample")
 
