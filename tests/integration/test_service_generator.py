@@ -399,7 +399,7 @@ async def test_overflowing_latents_are_an_error_with_its_step_and_no_black_pictu
     neighbour = asyncio.create_task(
         generate(setting.generator, setting.but(seed=1, num_inference_steps=40))
     )
-    await until_running(setting, 1)
+    await until_running(setting, 1, rows=2)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await events(setting.call(job))
     told = refusal(caught.value)
