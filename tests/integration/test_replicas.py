@@ -36,7 +36,8 @@ METHODS = {
     "decoder": "/carrara.v1.DecoderService/Decode",
 }
 
-pytestmark = pytest.mark.slow
+# The first test waits for six processes that start at once; on a busy machine that takes minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Replicas:
