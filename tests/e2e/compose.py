@@ -176,6 +176,9 @@ class Callers:
         self._process.wait(seconds)
         for thread in self._threads:
             thread.join()
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
         return self.reports
 
     def wait_for(self, count: int, *, seconds: float = 120) -> None:

@@ -320,10 +320,6 @@ class PingCounter:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="stages permit pings by grpc.http2.min_recv_ping_interval_without_data_ms, a name that "
-    "gRPC does not know; it has no `recv_` in it"
-)
 async def test_pings_do_not_end_the_connection_of_a_silent_job(
     sd1: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

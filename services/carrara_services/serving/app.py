@@ -128,7 +128,7 @@ class StageServer:
                 ("grpc.keepalive_timeout_ms", round(limits.KEEPALIVE_TIMEOUT_SECONDS * 1e3)),
                 ("grpc.http2.max_pings_without_data", 0),  # 0 is no limit: a job may be silent
                 (
-                    "grpc.http2.min_recv_ping_interval_without_data_ms",
+                    "grpc.http2.min_ping_interval_without_data_ms",
                     round(limits.MIN_PING_INTERVAL_SECONDS * 1e3),
                 ),
             ],
