@@ -293,8 +293,9 @@ async def test_a_text_is_a_job_that_ends_with_the_last_that_waits_for_it(
         with held(monkeypatch, ClipTextEncoder, "encode_text") as called:
             patient, hasty = encoding("red"), encoding("red", timeout=3)
             running = asyncio.gather(patient)
-            expired, cancelled = encoding("white", timeout=3), encoding("blue")
+            # Only then the others: the worker must have taken this text and none of theirs.
             await was_called(called)
+            expired, cancelled = encoding("white", timeout=3), encoding("blue")
             await until(lambda: read(text_encoder, "carrara_jobs", state="queued") == 2)
             cancelled.cancel()
             for call in (hasty, expired):
