@@ -15,13 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from e2e.command_line import CARRARA
 from e2e.compose import CALLERS, Compose
 
 ROUNDS = 3
 WORK = ("--once", "--seeds", "0:24", "--callers", "1", "--steps", "8")
 # The first ones of a run connect and warm caches.
 SKIPPED = 5
-CARRARA = str(Path(sys.executable).parent / "carrara")
 
 
 def of_processes() -> list[float]:

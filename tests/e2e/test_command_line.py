@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from e2e.command_line import CARRARA, PROMPT, carrara
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-
-CARRARA = str(Path(sys.executable).with_name("carrara"))
-PROMPT = "a large red circle above a small blue square on a white background"
-
-
-def carrara(*arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [CARRARA, *arguments], capture_output=True, text=True, timeout=timeout, check=False
-    )
 
 
 def test_up_runs_a_command_against_three_processes_and_ends_them(tmp_path: Path) -> None:
@@ -76,14 +67,7 @@ def test_embedded_and_served_pictures_are_equal(tmp_path: Path) -> None:
     common = ["generate", PROMPT, "--seed", "3", "--num-inference-steps", "4"]
     done = carrara("up", "--num-threads", "1", "--", CARRARA, *common, "--output", str(served))
     assert done.returncode == 0, done.stderr
-    done = subprocess.run(
-        [CARRARA, *common, "--output", str(embedded)],
-        env={**os.environ, "CARRARA_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = carrara(*common, "--output", str(embedded), CARRARA_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     with Image.open(served) as left, Image.open(embedded) as right:
         assert left.tobytes() == right.tobytes()

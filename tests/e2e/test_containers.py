@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,12 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from e2e.compose import ROLES, ROOT, Compose, calls, health, wait_until
+from e2e.command_line import PROMPT, carrara
+from e2e.compose import PROJECT, ROLES, ROOT, Compose, calls, health, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.containers, pytest.mark.timeout(900)]
 
-CARRARA = str(Path(sys.executable).parent / "carrara")
-PROMPT = "a large red circle above a small blue square on a white background"
 PAINT = ("generate", PROMPT, "--seed", "7", "--steps", "8")
 SEEDS = "0:35"
 METHODS = {"text-encoder": "Encode", "generator": "Generate", "decoder": "Decode"}
@@ -44,14 +40,7 @@ def cascade(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
 def painted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The picture that this process paints, with as many threads as the containers have."""
     path = tmp_path_factory.mktemp("embedded") / "embedded.png"
-    done = subprocess.run(
-        [CARRARA, *PAINT, "--output", str(path)],
-        env={**os.environ, "CARRARA_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = carrara(*PAINT, "--output", str(path), CARRARA_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     return pixels(path)
 
@@ -172,7 +161,7 @@ def test_a_decoder_cut_off_is_a_typed_error_in_time_and_comes_back_to_the_same_c
 ) -> None:
     cascade.up()
     [decoder] = cascade.containers("decoder")
-    [network] = cascade.engine.networks.list(names=[f"{'carrara-e2e'}_cascade"])
+    [network] = cascade.engine.networks.list(names=[f"{PROJECT}_cascade"])
     with cascade.callers("--seeds", SEEDS, "--callers", "1") as callers:
         callers.wait_for(3)
         network.disconnect(decoder)
@@ -238,13 +227,7 @@ def test_down_and_up_again_with_published_ports_paints_the_same_picture(
     addresses = [
         part for i, role in enumerate(ROLES) for part in (f"--{role}", f"127.0.0.1:{50051 + i}")
     ]
-    done = subprocess.run(
-        [CARRARA, *PAINT, "--output", str(path), *addresses],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = carrara(*PAINT, "--output", str(path), *addresses, timeout=120)
     assert done.returncode == 0, done.stderr
     assert pixels(path) == painted
 
