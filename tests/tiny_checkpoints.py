@@ -78,8 +78,8 @@ def _session_copy(family: str) -> Path:
 
 
 def _write_sd1(folder: Path) -> None:
-    vocabulary = _write_tokenizer(folder / "tokenizer", pad_token=END)
-    _write_text_encoder(folder / "text_encoder", vocabulary, width=32)
+    vocabulary = write_tokenizer(folder / "tokenizer", pad_token=END)
+    write_text_encoder(folder / "text_encoder", vocabulary, width=32)
     UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32),
@@ -90,8 +90,8 @@ def _write_sd1(folder: Path) -> None:
         attention_head_dim=2,
         norm_num_groups=8,
     ).save_pretrained(folder / "unet")
-    _write_vae(folder / "vae", block_out_channels=(8, 8, 16, 16))
-    _write_json(
+    write_vae(folder / "vae", block_out_channels=(8, 8, 16, 16))
+    write_json(
         folder / "scheduler" / "scheduler_config.json",
         {"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0"} | NOISE_SCHEDULE,
     )
@@ -99,8 +99,8 @@ def _write_sd1(folder: Path) -> None:
 
 
 def _write_sd2(folder: Path) -> None:
-    vocabulary = _write_tokenizer(folder / "tokenizer", pad_token="!")
-    _write_text_encoder(folder / "text_encoder", vocabulary, width=48)
+    vocabulary = write_tokenizer(folder / "tokenizer", pad_token="!")
+    write_text_encoder(folder / "text_encoder", vocabulary, width=48)
     UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32),
@@ -112,8 +112,8 @@ def _write_sd2(folder: Path) -> None:
         use_linear_projection=True,
         norm_num_groups=8,
     ).save_pretrained(folder / "unet")
-    _write_vae(folder / "vae", block_out_channels=(8, 16, 16))
-    _write_json(
+    write_vae(folder / "vae", block_out_channels=(8, 16, 16))
+    write_json(
         folder / "scheduler" / "scheduler_config.json",
         {"_class_name": "DDIMScheduler", "_diffusers_version": "0.8.0"}
         | NOISE_SCHEDULE
@@ -122,7 +122,7 @@ def _write_sd2(folder: Path) -> None:
     _write_index(folder, scheduler="DDIMScheduler")
 
 
-def _write_tokenizer(folder: Path, *, pad_token: str) -> dict[str, int]:
+def write_tokenizer(folder: Path, *, pad_token: str) -> dict[str, int]:
     """Byte-level BPE with merges for a few words; every string has a tokenization."""
     alphabet = _byte_alphabet()
     vocabulary = {token: i for i, token in enumerate([*alphabet, *(c + "</w>" for c in alphabet)])}
@@ -139,12 +139,12 @@ def _write_tokenizer(folder: Path, *, pad_token: str) -> dict[str, int]:
         vocabulary[token] = len(vocabulary)
 
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad_token}
-    _write_json(folder / "vocab.json", vocabulary)
+    write_json(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text(
         "\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8"
     )
-    _write_json(folder / "special_tokens_map.json", special)
-    _write_json(
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(
         folder / "tokenizer_config.json",
         {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True}
         | special,
@@ -163,8 +163,10 @@ def _byte_alphabet() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(hidden))]
 
 
-def _write_text_encoder(folder: Path, vocabulary: dict[str, int], *, width: int) -> None:
-    config = CLIPTextConfig(
+def clip_text_config(
+    vocabulary: dict[str, int], *, width: int, **changes: Any
+) -> CLIPTextConfig:
+    options: dict[str, Any] = dict(
         vocab_size=len(vocabulary),
         hidden_size=width,
         intermediate_size=2 * width,
@@ -176,12 +178,16 @@ def _write_text_encoder(folder: Path, vocabulary: dict[str, int], *, width: int)
         eos_token_id=vocabulary[END],
         pad_token_id=vocabulary["!"],
     )
-    CLIPTextModel(config).save_pretrained(folder)
+    return CLIPTextConfig(**options | changes)
 
 
-def _write_vae(folder: Path, *, block_out_channels: tuple[int, ...]) -> None:
+def write_text_encoder(folder: Path, vocabulary: dict[str, int], *, width: int) -> None:
+    CLIPTextModel(clip_text_config(vocabulary, width=width)).save_pretrained(folder)
+
+
+def write_vae(folder: Path, *, block_out_channels: tuple[int, ...], **changes: Any) -> None:
     depth = len(block_out_channels)
-    AutoencoderKL(
+    options: dict[str, Any] = dict(
         block_out_channels=block_out_channels,
         down_block_types=("DownEncoderBlock2D",) * depth,
         up_block_types=("UpDecoderBlock2D",) * depth,
@@ -189,11 +195,12 @@ def _write_vae(folder: Path, *, block_out_channels: tuple[int, ...]) -> None:
         norm_num_groups=4,
         sample_size=64,
         scaling_factor=0.18215,
-    ).save_pretrained(folder)
+    )
+    AutoencoderKL(**options | changes).save_pretrained(folder)
 
 
 def _write_index(folder: Path, *, scheduler: str) -> None:
-    _write_json(
+    write_json(
         folder / "model_index.json",
         {
             "_class_name": "StableDiffusionPipeline",
@@ -211,6 +218,6 @@ def _write_index(folder: Path, *, scheduler: str) -> None:
     )
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Any
 
 from carrara_models.embedded import embedded_folder, embedded_names
 from carrara_models.errors import CheckpointError
-from carrara_models.families import FAMILIES, Family, Role
+from carrara_models.families import FAMILIES, Family, PartPlan, argument_prefix
 from carrara_models.fingerprints import component_fingerprint, stage_fingerprint
 from carrara_models.weights import has_weights, read_json, weight_files
 
@@ -20,13 +20,17 @@ ALL_COMPONENTS = sorted({name for family in FAMILIES.values() for name in family
 
 @dataclass(frozen=True)
 class Defaults:
-    """Settings that the checkpoint's makers chose, from `carrara.json`; None where they did not."""
+    """Settings that the checkpoint's makers chose, from `carrara.json`; None where they did not.
+
+    There, those of a stage with a name of its own have it as their prefix: `prior_guidance_scale`.
+    """
 
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     scheduler: str | None = None
     height: int | None = None
     width: int | None = None
+    noise_level: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class Checkpoint:
 
     Attributes:
         name: As the operator gave it.
+        stage: Name of the part in its family.
         index: Components that `model_index.json` names, with the class of each.
+        options: What else `model_index.json` says: the pipeline's own settings.
         fingerprints: Of every component that is known: computed where the weights are here, else as
             recorded in `carrara.json`.
         variant: Which weight files are read, such as "fp16"; None for the plain ones.
@@ -43,13 +49,19 @@ class Checkpoint:
 
     name: str
     path: Path
-    role: Role
+    stage: str
     pipeline_class: str
     family: Family
     index: Mapping[str, str]
+    options: Mapping[str, Any] = field(default_factory=dict)
     defaults: Defaults = field(default_factory=Defaults)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     variant: str | None = None
+
+    @property
+    def plan(self) -> PartPlan:
+        """How the part is loaded."""
+        return self.family.parts[self.stage]
 
     def has(self, component: str) -> bool:
         """Whether the component can be loaded from the folder; its config alone is not enough."""
@@ -61,10 +73,27 @@ class Checkpoint:
         return read_json(path) if path.is_file() else None
 
     @property
+    def components(self) -> tuple[str, ...]:
+        """Those that the part loads; a family may do without some of its plan's."""
+        return tuple(name for name in self.plan.components if name in self.index)
+
+    @property
     def fingerprint(self) -> str:
         """Of the stage that serves this part: over its components, in the order of their names."""
-        names = self.family.parts[self.role].components
-        return stage_fingerprint({name: self.fingerprints[name] for name in names})
+        return stage_fingerprint({name: self.fingerprints[name] for name in self.components})
+
+    def space(self, component: str) -> str:
+        """Fingerprint of the component that defines what numbers mean; "" where it is unknown."""
+        return self.fingerprints.get(component, "")
+
+    @property
+    def conditioning_space(self) -> str:
+        """Fingerprint of the text encoder, or of several together; "" where one is unknown."""
+        names = [name for name in self.index if name.startswith("text_encoder")]
+        known = {name: self.space(name) for name in sorted(names)}
+        if not all(known.values()):
+            return ""
+        return next(iter(known.values()), "") if len(known) < 2 else stage_fingerprint(known)
 
 
 def resolve(
@@ -99,34 +128,62 @@ def resolve(
 
 
 def open_checkpoint(
-    name_or_folder: str | Path, *, role: Role, variant: str | None = None
+    name_or_folder: str | Path, *, stage: str, variant: str | None = None
 ) -> Checkpoint:
     """Opens a checkpoint for one part and checks, before anything is loaded, that all is there.
+
+    Args:
+        stage: Name of the part in its family: "text-encoder", "generator", "decoder", or one that
+            only some families have, such as "prior".
 
     Raises:
         CheckpointError: It cannot be found, is of an unknown family, lacks what the part needs, or
             holds a broken file; the message names the file and says what to do.
     """
-    path = resolve(name_or_folder, components=_needed_components(role), variant=variant)
-    pipeline_class, index = read_index(path)
+    path = resolve(name_or_folder, components=_needed_components(stage), variant=variant)
+    pipeline_class, index, options = read_index(path)
     family = family_of(pipeline_class, path)
-    _check_part(path, index, family, role, variant)
+    if stage not in family.parts:
+        raise CheckpointError(
+            f"{path} is a {pipeline_class}, which has no stage {stage!r}; "
+            f"it has {', '.join(family.parts)}."
+        )
+    _check_part(path, index, family, stage, variant)
     manifest = read_manifest(path)
     return Checkpoint(
         name=str(name_or_folder),
         path=path,
-        role=role,
+        stage=stage,
         pipeline_class=pipeline_class,
         family=family,
         index=index,
-        defaults=_defaults(manifest, path),
+        options=options,
+        defaults=_defaults(manifest, path, family=family, stage=stage),
         fingerprints=known_fingerprints(path, index=index, family=family, variant=variant),
         variant=variant,
     )
 
 
-def read_index(path: Path) -> tuple[str, dict[str, str]]:
-    """Reads `model_index.json`: the pipeline's class, and the class of each component."""
+def stages_of(name_or_folder: str | Path) -> dict[str, PartPlan]:
+    """Tells which stages serve a checkpoint, from its `model_index.json` alone.
+
+    Stages whose components the index leaves out, as `null`, are not among them: a checkpoint may
+    rely on another one's text encoder.
+
+    Raises:
+        CheckpointError: It cannot be found, or is of an unknown family.
+    """
+    path = resolve(name_or_folder, components=())
+    pipeline_class, index, _ = read_index(path)
+    return {
+        stage: plan
+        for stage, plan in family_of(pipeline_class, path).parts.items()
+        if all(component in index for component in plan.components.keys() - plan.optional)
+    }
+
+
+def read_index(path: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
+    """Reads `model_index.json`: the pipeline's class, the components' classes, and its settings."""
     content = read_json(path / "model_index.json")
     pipeline_class = content.get("_class_name")
     if not isinstance(pipeline_class, str):
@@ -138,7 +195,12 @@ def read_index(path: Path) -> tuple[str, dict[str, str]]:
             raise CheckpointError(f"{path / 'model_index.json'}: {name} is not [library, class].")
         if isinstance(entry[1], str):  # [null, null] stands for a component that was left out
             index[name] = entry[1]
-    return pipeline_class, index
+    options = {
+        name: value
+        for name, value in content.items()
+        if name not in entries and not name.startswith("_")
+    }
+    return pipeline_class, index, options
 
 
 def family_of(pipeline_class: str, path: Path) -> Family:
@@ -219,9 +281,14 @@ def load_component(checkpoint: Checkpoint, component: str, *, loader: Any, **opt
     return model.eval().requires_grad_(False)
 
 
-def _needed_components(role: Role) -> set[str]:
-    """What the role needs in any family; the family is not known before the first file is here."""
-    return {name for family in FAMILIES.values() for name in family.parts[role].components}
+def _needed_components(stage: str) -> set[str]:
+    """What the stage needs in any family; which one it is, is not known before a file is here."""
+    return {
+        name
+        for family in FAMILIES.values()
+        if stage in family.parts
+        for name in family.parts[stage].components
+    }
 
 
 def _is_present(folder: Path, variant: str | None) -> bool:
@@ -233,10 +300,13 @@ def _is_present(folder: Path, variant: str | None) -> bool:
 
 
 def _check_part(
-    path: Path, index: Mapping[str, str], family: Family, role: Role, variant: str | None
+    path: Path, index: Mapping[str, str], family: Family, stage: str, variant: str | None
 ) -> None:
-    for component, classes in family.parts[role].components.items():
+    plan = family.parts[stage]
+    for component, classes in plan.components.items():
         if component not in index:
+            if component in plan.optional:
+                continue
             raise CheckpointError(f"{path / 'model_index.json'} names no {component}.")
         if index[component] not in classes:
             raise CheckpointError(
@@ -245,12 +315,16 @@ def _check_part(
             )
         folder = path / component
         if not folder.is_dir():
-            stages = [r for r, plan in family.parts.items() if _holds_part(path, plan.components)]
+            stages = [
+                name
+                for name, other in family.parts.items()
+                if _holds_part(path, other.components.keys() - other.optional)
+            ]
             holds = (
                 f"it is the folder of the {' and '.join(stages)}" if stages else "it is incomplete"
             )
-            raise CheckpointError(f"{path} has no {component}/, which a {role} needs: {holds}.")
-        if component not in ("tokenizer", "scheduler"):
+            raise CheckpointError(f"{path} has no {component}/, which its {stage} needs: {holds}.")
+        if not component.startswith("tokenizer") and not component.endswith("scheduler"):
             read_json(folder / "config.json")
             weight_files(folder, variant=variant)
 
@@ -259,21 +333,33 @@ def _holds_part(path: Path, components: Iterable[str]) -> bool:
     return all((path / component).is_dir() for component in components)
 
 
-def _defaults(manifest: Mapping[str, Any], path: Path) -> Defaults:
-    values = manifest["defaults"]
+def _defaults(
+    manifest: Mapping[str, Any], path: Path, *, family: Family, stage: str
+) -> Defaults:
     kinds: dict[str, tuple[type, ...]] = {
         "num_inference_steps": (int,),
         "guidance_scale": (int, float),
         "scheduler": (str,),
         "height": (int,),
         "width": (int,),
+        "noise_level": (int,),
     }
-    for name, value in values.items():
+    prefixes = {name: argument_prefix(name) for name in family.parts}
+    chosen = {}
+    for written, value in manifest["defaults"].items():
+        owner = max(
+            (name for name, prefix in prefixes.items() if written.startswith(prefix)),
+            key=lambda name: len(prefixes[name]),
+            default="",
+        )
+        name = written.removeprefix(prefixes.get(owner, ""))
         if name not in kinds:
-            raise CheckpointError(f"{path / MANIFEST}: unknown default {name!r}.")
+            raise CheckpointError(f"{path / MANIFEST}: unknown default {written!r}.")
         if isinstance(value, bool) or not isinstance(value, kinds[name]):
-            raise CheckpointError(f"{path / MANIFEST}: defaults.{name} cannot be {value!r}.")
-    return Defaults(**values)
+            raise CheckpointError(f"{path / MANIFEST}: defaults.{written} cannot be {value!r}.")
+        if prefixes.get(owner, "") == prefixes[stage]:
+            chosen[name] = value
+    return Defaults(**chosen)
 
 
 def _download(repository: str, *, components: Iterable[str] | None, variant: str | None) -> Path:
@@ -282,7 +368,7 @@ def _download(repository: str, *, components: Iterable[str] | None, variant: str
 
     names = ALL_COMPONENTS if components is None else sorted(components)
     weights = [f"{name}/*{'.' + variant if variant else ''}*.safetensors" for name in names]
-    vocabularies = [f"{name}/*.txt" for name in names]
+    vocabularies = [f"{name}/{pattern}" for name in names for pattern in ("*.txt", "*.model")]
     try:
         folder = snapshot_download(
             repository,

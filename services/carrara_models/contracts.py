@@ -6,6 +6,7 @@ messages.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,6 +15,7 @@ class Kind(Enum):
     """What sort of numbers a payload holds; the names are those of the enum `carrara.v1.Kind`."""
 
     CONDITIONING = "KIND_CONDITIONING"
+    IMAGE_EMBEDS = "KIND_IMAGE_EMBEDS"
     LATENTS = "KIND_LATENTS"
     PIXELS = "KIND_PIXELS"
     IMAGE = "KIND_IMAGE"
@@ -55,10 +57,15 @@ class Contract:
 
 @dataclass(frozen=True)
 class Port:
-    """One input of a part; a part runs without it where `required` is false."""
+    """One input of a part; a part runs without it where `required` is false.
+
+    Attributes:
+        also_accepts: Other spaces, which the operator allows.
+    """
 
     contract: Contract
     required: bool = True
+    also_accepts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Argument:
     Attributes:
         choices: For a name: the known ones, the default first.
         multiple_of: 0 where any number does.
+        length: How many numbers it is made of, such as 2 for a size; 0 for a single one.
     """
 
     name: str
@@ -76,6 +84,7 @@ class Argument:
     default: float | None = None
     multiple_of: int = 0
     choices: tuple[str, ...] = ()
+    length: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,3 +100,24 @@ class Component:
     class_name: str
     fingerprint: str
     parameters: int
+
+
+def conditioning_contract(shapes: Mapping[str, tuple[int, ...]], *, space: str) -> Contract:
+    """The contract of a text encoder's tensors.
+
+    Args:
+        shapes: Of each tensor by its name; the `negative_` twin of each is optional.
+    """
+    return Contract(
+        kind=Kind.CONDITIONING,
+        space=space,
+        tensors=(
+            *(TensorSpec(name, shape) for name, shape in shapes.items()),
+            *(TensorSpec(f"negative_{n}", shape, required=False) for n, shape in shapes.items()),
+        ),
+    )
+
+
+# What a part makes that has pixels: the numbers for a next part, or the picture for the caller.
+PIXELS = Contract(kind=Kind.PIXELS, space="rgb", tensors=(TensorSpec("pixels", (1, 3, 0, 0)),))
+IMAGE = Contract(kind=Kind.IMAGE, space="rgb", tensors=(TensorSpec("image", (0, 0, 3)),))

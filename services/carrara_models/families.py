@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import torch
@@ -23,18 +23,27 @@ class PartPlan:
         components: Sub-folders that it needs, with the classes that `model_index.json` may name.
         module: Where its `load(checkpoint, *, device, dtype)` lives. A name, so that reading the
             table imports no torch.
+        optional: Components that a checkpoint may leave out.
     """
 
+    role: Role
     components: Mapping[str, tuple[str, ...]]
     module: str
+    optional: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the table."""
+    """One row of the table.
+
+    Attributes:
+        parts: By the name of the stage that serves each, in the order of the image's way. The one
+            that everybody means is called as its role is; a sibling of the same role has a name of
+            its own ("prior", "super-res"), which is the prefix of its arguments too.
+    """
 
     name: str
-    parts: Mapping[Role, PartPlan]
+    parts: Mapping[str, PartPlan]
 
     @property
     def components(self) -> dict[str, tuple[str, ...]]:
@@ -44,6 +53,14 @@ class Family:
             for plan in self.parts.values()
             for name, classes in plan.components.items()
         }
+
+
+def argument_prefix(stage: str) -> str:
+    """What the arguments of a stage begin with where they could be those of a sibling.
+
+    "prior" gives "prior_"; stages that are called as their role is have no prefix.
+    """
+    return "" if stage in get_args(Role) else stage.replace("-", "_") + "_"
 
 
 # diffusers' KarrasDiffusionSchedulers: those that share one way of being called.
@@ -63,25 +80,47 @@ SCHEDULERS = (
     "UniPCMultistepScheduler",
 )
 
+CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+
+VAE_DECODER = PartPlan(
+    role="decoder",
+    components={"vae": ("AutoencoderKL",)},
+    module="carrara_models.decoders.autoencoder_kl",
+)
+LATENT_UNET = PartPlan(
+    role="generator",
+    components={"unet": ("UNet2DConditionModel",), "scheduler": SCHEDULERS},
+    module="carrara_models.generators.latent_unet",
+)
+
 FAMILIES: Mapping[str, Family] = {
     "StableDiffusionPipeline": Family(
         name="stable-diffusion",
         parts={
             "text-encoder": PartPlan(
-                components={
-                    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-                    "text_encoder": ("CLIPTextModel",),
-                },
+                role="text-encoder",
+                components={"tokenizer": CLIP_TOKENIZERS, "text_encoder": ("CLIPTextModel",)},
                 module="carrara_models.text_encoders.clip",
             ),
-            "generator": PartPlan(
-                components={"unet": ("UNet2DConditionModel",), "scheduler": SCHEDULERS},
-                module="carrara_models.generators.latent_unet",
+            "generator": LATENT_UNET,
+            "decoder": VAE_DECODER,
+        },
+    ),
+    "StableDiffusionXLPipeline": Family(
+        name="stable-diffusion-xl",
+        parts={
+            "text-encoder": PartPlan(
+                role="text-encoder",
+                components={
+                    "tokenizer": CLIP_TOKENIZERS,
+                    "tokenizer_2": CLIP_TOKENIZERS,
+                    "text_encoder": ("CLIPTextModel",),
+                    "text_encoder_2": ("CLIPTextModelWithProjection",),
+                },
+                module="carrara_models.text_encoders.clip_pair",
             ),
-            "decoder": PartPlan(
-                components={"vae": ("AutoencoderKL",)},
-                module="carrara_models.decoders.autoencoder_kl",
-            ),
+            "generator": LATENT_UNET,
+            "decoder": VAE_DECODER,
         },
     ),
 }
@@ -91,10 +130,10 @@ def load_part(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtyp
     """Loads the part that the checkpoint was opened for, and nothing else.
 
     Returns:
-        A `TextEncoder`, `Generator` or `Decoder` of `carrara_models.parts`, by the role.
+        A `TextEncoder`, `Denoiser` or `Decoder` of `carrara_models.parts`.
 
     Raises:
         CheckpointError: A file is missing, broken or holds what this family cannot run.
     """
-    plan = checkpoint.family.parts[checkpoint.role]
-    return import_module(plan.module).load(checkpoint, device=device, dtype=dtype)
+    module = import_module(checkpoint.plan.module)
+    return module.load(checkpoint, device=device, dtype=dtype)

@@ -47,14 +47,16 @@ def component_fingerprint(path: Path, component: str, *, variant: str | None = N
         CheckpointError: A file is missing or broken.
     """
     folder = path / component
-    if component == "scheduler":
+    if component.endswith("scheduler"):
         return _digest({"config": _canonical(read_json(folder / "scheduler_config.json"))})
-    if component == "tokenizer":
+    if component.startswith("tokenizer"):
         return _digest({"files": _tokenizer_files(folder)})
 
     parts: dict[str, Any] = {"config": _canonical(read_json(folder / "config.json"))}
-    if component == "text_encoder" and (path / "tokenizer").is_dir():
-        parts["tokenizer"] = _tokenizer_files(path / "tokenizer")
+    if component.startswith("text_encoder"):
+        tokenizer = path / component.replace("text_encoder", "tokenizer")
+        if tokenizer.is_dir():
+            parts["tokenizer"] = _tokenizer_files(tokenizer)
     files = weight_files(folder, variant=variant)
     entry = _cache_entry(parts, files)
     if cached := _read_cache(entry):

@@ -1,16 +1,17 @@
-"""The seam between the parts and whoever runs them: what encoder, generator and decoder offer.
+"""The seam between the parts and whoever runs them: what each kind of part offers.
 
 One request walks through it thus: `TextEncoder.encode_text` makes tensors from the prompt;
-`Generator.start` turns them and a seed into a `Job`; `predict` and `advance` take the job through
-its steps, together with whatever other jobs are there; `finish` gives the `Sample`;
-`Decoder.decode` makes the picture.
+`Denoiser.start` turns them and a seed into a `Job`; `predict` and `advance` take the job through
+its steps, together with whatever other jobs are there; `finish` gives the `Sample`, for the next
+denoiser (a prior is followed by the UNet that paints, that one perhaps by super-resolution) or for
+a `Decoder`, which makes the picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -18,11 +19,77 @@ from carrara_models.contracts import Argument, Component, Contract, Port
 
 
 @dataclass(frozen=True)
+class Described:
+    """What every part tells about itself; `Describe` answers with it.
+
+    Attributes:
+        fingerprint: SHA-256 over the components' fingerprints.
+        family: Name of a row of the table of families.
+        stage: Name of the part in its family, such as "prior".
+        components: Exactly what was loaded.
+        arguments: What may be set, without the prefix that tells this stage from its siblings.
+    """
+
+    fingerprint: str
+    family: str
+    stage: str
+    components: tuple[Component, ...]
+    consumes: tuple[Port, ...]
+    produces: tuple[Contract, ...]
+    arguments: tuple[Argument, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a text encoder is asked for; None in any place: not given, the part's default.
+
+    Attributes:
+        prompt: None where only the negative half is wanted.
+        negative: Whether the negative half is wanted too. An absent `negative_prompt` and an empty
+            one differ: SDXL makes zeros of the first.
+        max_sequence_length: In tokens.
+        clip_skip: How many of CLIP's last layers are skipped.
+        clean_caption: Whether the caption is cleaned as DeepFloyd IF was trained.
+        complex_human_instruction: What Sana's language model is told before the prompt; "" = none.
+    """
+
+    prompt: str | None
+    prompt_2: str | None = None
+    prompt_3: str | None = None
+    negative: bool = False
+    negative_prompt: str | None = None
+    negative_prompt_2: str | None = None
+    negative_prompt_3: str | None = None
+    max_sequence_length: int | None = None
+    clip_skip: int | None = None
+    clean_caption: bool | None = None
+    complex_human_instruction: str | None = None
+
+    @property
+    def halves(self) -> tuple[Texts, ...]:
+        """The two halves, for encoders that encode them one by one; one alone if no more is asked."""
+        positive = replace(
+            self,
+            negative=False,
+            negative_prompt=None,
+            negative_prompt_2=None,
+            negative_prompt_3=None,
+        )
+        negative = replace(self, prompt=None, prompt_2=None, prompt_3=None)
+        wanted = ([positive] if self.prompt is not None else []) + [negative] * self.negative
+        return tuple(wanted)
+
+
+@dataclass(frozen=True)
 class Encoded:
     """What a text encoder makes of one prompt.
 
     Attributes:
-        tensors: `prompt_embeds` [1, L, D] and, where guidance was asked for, its `negative_` twin.
+        tensors: `prompt_embeds` [1, L, D], whatever else the family conditions on
+            (`pooled_prompt_embeds` [1, P], `prompt_attention_mask` [1, L]), and, where the negative
+            half was asked for, the `negative_` twin of each.
         truncated: For each field that was too long, the words that were cut.
     """
 
@@ -35,30 +102,42 @@ class Sample:
     """What one part hands to the next, for one image.
 
     Attributes:
-        tensors: `latents` [1, C, h, w], or `pixels` [1, 3, H, W] in [-1, 1].
+        tensors: `latents` [1, C, h, w], `pixels` [1, 3, H, W] in [-1, 1], or `image_embeds` [1, E]
+            with its `negative_` twin.
+        height: Pixels that it stands for; 0 for an image embedding, which has no size.
+        width: Likewise.
         random_state: CPU state of the torch generator after the last draw, uint8 [5056]; None
             before any.
-        height: Pixels that it stands for.
-        width: Pixels that it stands for.
+        resize_to: Height and width that the decoded picture is scaled and cropped to; None leaves
+            it as it is.
     """
 
     tensors: Mapping[str, torch.Tensor]
     height: int
     width: int
     random_state: torch.Tensor | None = None
+    resize_to: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class DenoisingRequest:
-    """One image's work for a diffusion part; what is None takes the part's default.
+    """One image's work for a denoiser; what is None takes the part's default.
 
     Attributes:
-        conditioning: Tensors of the text encoder; guidance is on exactly when `negative_` ones are
-            there.
+        conditioning: Tensors of the text encoder; without `negative_` ones guidance is off.
         random_state: A seed in [0, 2^64), or the CPU state of a torch generator, uint8 [5056].
         consumer: What the next part consumes; gives size, scale and shift to a part without the
-            VAE.
+            VAE. None: the sample is the picture.
         sample: Of the part before, where there is one.
+        true_cfg_scale: Of classifier-free guidance where `guidance_scale` is an input of the
+            network instead.
+        eta: Share of fresh noise in each DDIM step, 0 to 1.
+        guidance_rescale: Of the guided prediction's deviation, 0 to 1 (Lin et al. 2023).
+        noise_level: Timestep to which the low-resolution picture is noised.
+        original_size: [height, width] that SDXL is told the training picture had; and so the
+            others below.
+        use_resolution_binning: Paint at the nearest size that the model was trained at, and have
+            the decoder resize.
     """
 
     conditioning: Mapping[str, torch.Tensor]
@@ -70,6 +149,17 @@ class DenoisingRequest:
     scheduler: str | None = None
     height: int | None = None
     width: int | None = None
+    true_cfg_scale: float | None = None
+    eta: float | None = None
+    guidance_rescale: float | None = None
+    noise_level: int | None = None
+    original_size: tuple[int, int] | None = None
+    target_size: tuple[int, int] | None = None
+    crops_coords_top_left: tuple[int, int] | None = None
+    negative_original_size: tuple[int, int] | None = None
+    negative_target_size: tuple[int, int] | None = None
+    negative_crops_coords_top_left: tuple[int, int] | None = None
+    use_resolution_binning: bool | None = None
 
 
 class Job(Protocol):
@@ -93,15 +183,11 @@ class Job(Protocol):
 
 
 class Part(Protocol):
-    """What all parts tell about themselves; `Describe` answers with it.
-
-    Attributes:
-        fingerprint: SHA-256 over the components' fingerprints (and the default scheduler's config).
-        components: Exactly what was loaded.
-    """
+    """What all parts tell about themselves: the attributes of `Described`."""
 
     fingerprint: str
     family: str
+    stage: str
     components: tuple[Component, ...]
     consumes: tuple[Port, ...]
     produces: tuple[Contract, ...]
@@ -113,24 +199,37 @@ class Part(Protocol):
 class TextEncoder(Part, Protocol):
     """Prompt to embeddings."""
 
-    def encode_text(self, text: str, *, field: str) -> Encoded:
-        """Encodes one text.
+    def split(self, texts: Texts) -> Sequence[Texts]:
+        """Takes a request apart into what can be encoded, and remembered, one by one.
 
-        Args:
-            text: Any string; too long ones are cut, and `Encoded.truncated` names the words.
-            field: "prompt" or "negative_prompt"; the tensors' names follow it.
+        Mostly `texts.halves`; an encoder whose pipeline encodes both halves in one call keeps them
+        together, as their numbers depend on it.
+        """
+
+    def encode_text(self, texts: Texts) -> Encoded:
+        """Encodes one piece of `split`.
+
+        Texts that are too long are cut, and `Encoded.truncated` names the words.
+
+        Raises:
+            BadFieldError: An option is outside its range.
+            NumericalError: The embeddings hold NaN or infinity.
         """
 
 
-class Generator(Part, Protocol):
-    """Embeddings and noise to a sample, step by step, many jobs at once."""
+@runtime_checkable
+class Denoiser(Part, Protocol):
+    """Noise to a sample, step by step, many jobs at once: priors, generators, super-resolution."""
+
+    def rows(self, request: DenoisingRequest) -> int:
+        """How many rows of the network's batch the request's job will have."""
 
     def start(self, request: DenoisingRequest) -> Job:
         """Checks the request, draws the noise and sets up the job's own scheduler.
 
         Raises:
             BadFieldError: A setting is outside its range.
-            ContractError: The conditioning or the consumer does not fit.
+            ContractError: The conditioning, the sample or the consumer does not fit.
         """
 
     def predict(self, jobs: Sequence[Job]) -> list[torch.Tensor]:
@@ -147,6 +246,7 @@ class Generator(Part, Protocol):
         """Gives the sample of a job whose steps are done."""
 
 
+@runtime_checkable
 class Decoder(Part, Protocol):
     """A sample to pixels."""
 

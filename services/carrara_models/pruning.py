@@ -34,7 +34,7 @@ def prune(checkpoint: Checkpoint, *, output: Path) -> Path:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(f"{output} is not empty; give a new folder.")
     output.mkdir(parents=True, exist_ok=True)
-    names = checkpoint.family.parts[checkpoint.role].components
+    names = checkpoint.components
     for name in names:
         ignored = _other_weights(checkpoint, name)
         shutil.copytree(checkpoint.path / name, output / name, ignore=ignored)

@@ -90,7 +90,7 @@ def prune(
     from carrara_models.pruning import prune as prune_checkpoint
 
     try:
-        folder = prune_checkpoint(open_checkpoint(checkpoint, role=stage), output=output)
+        folder = prune_checkpoint(open_checkpoint(checkpoint, stage=stage), output=output)
     except CheckpointError as error:
         fail(str(error))
     typer.echo(folder)

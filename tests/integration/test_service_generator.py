@@ -262,7 +262,7 @@ async def test_the_result_says_what_it_is_who_made_it_and_what_it_cost(setting: 
 async def test_a_generator_without_the_vae_takes_the_size_from_its_consumer(
     sd1: Path, tmp_path: Path
 ):
-    folder = prune(open_checkpoint(sd1, role="generator"), output=tmp_path / "pruned")
+    folder = prune(open_checkpoint(sd1, stage="generator"), output=tmp_path / "pruned")
     job = stage_pb2.Job(
         conditioning=await conditioning(sd1),
         random_state=stage_pb2.RandomState(seed=7),

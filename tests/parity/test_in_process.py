@@ -16,7 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from carrara_models.checkpoints import open_checkpoint
-from carrara_models.decoders.pixels import to_uint8
+from carrara_models.pixels import to_uint8
 from carrara_models.denoising.run import run_alone
 from carrara_models.denoising.schedulers import SCHEDULERS
 from carrara_models.errors import BadFieldError
@@ -66,7 +66,7 @@ def load_parts(folder: Path, *, dtype: torch.dtype = torch.float32) -> Parts:
     return Parts(
         folder,
         *(
-            load_part(open_checkpoint(folder, role=role), device=cpu, dtype=dtype)
+            load_part(open_checkpoint(folder, stage=role), device=cpu, dtype=dtype)
             for role in ("text-encoder", "generator", "decoder")
         ),
     )

@@ -54,7 +54,7 @@ def served(
     )
     pruned = {
         role: prune(
-            open_checkpoint(folder, role=role), output=tmp_path_factory.mktemp("pruned") / role
+            open_checkpoint(folder, stage=role), output=tmp_path_factory.mktemp("pruned") / role
         )
         for role in ROLES
     }

@@ -10,27 +10,21 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.image_processor import PixArtImageProcessor
 
 from carrara_models import limits
 from carrara_models.checkpoints import Checkpoint, load_component
-from carrara_models.contracts import Argument, Component, Contract, Kind, Port, TensorSpec
+from carrara_models.contracts import IMAGE, PIXELS, Contract, Kind, Port, TensorSpec
+from carrara_models.describing import described
 from carrara_models.errors import ContractError, NumericalError
-from carrara_models.parts import Sample
+from carrara_models.parts import Described, Sample
 
 
 @dataclass(frozen=True)
-class VaeDecoder:
-    """A `carrara_models.parts.Decoder`; bit-identical to the end of `StableDiffusionPipeline`."""
+class VaeDecoder(Described):
+    """A `carrara_models.parts.Decoder`; bit-identical to the end of diffusers' pipelines."""
 
     vae: Any
-    fingerprint: str
-    family: str
-    components: tuple[Component, ...]
-    consumes: tuple[Port, ...]
-    produces: tuple[Contract, ...]
-    arguments: tuple[Argument, ...]
-    device: torch.device
-    dtype: torch.dtype
 
     @torch.no_grad()
     def decode(self, sample: Sample) -> torch.Tensor:
@@ -48,10 +42,25 @@ class VaeDecoder:
             NumericalError: The pixels hold NaN or infinity.
         """
         latents = self._check(sample).to(device=self.device, dtype=self.dtype)
-        pixels = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
+        pixels = self.vae.decode(self._unscaled(latents), return_dict=False)[0]
+        if sample.resize_to is not None:
+            height, width = sample.resize_to
+            pixels = PixArtImageProcessor.resize_and_crop_tensor(pixels, width, height)
         if not torch.isfinite(pixels).all():
             raise NumericalError("pixels")
         return pixels.float().clamp(-1, 1)
+
+    def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        config = self.vae.config
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if mean is not None and std is not None:
+            mean, std = (
+                torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
+                for values in (mean, std)
+            )
+            return latents * std / config.scaling_factor + mean
+        latents = latents / config.scaling_factor
+        return latents + config.shift_factor if config.get("shift_factor") else latents
 
     def _check(self, sample: Sample) -> torch.Tensor:
         (port,) = self.consumes
@@ -87,27 +96,30 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
         CheckpointError: A file is broken.
     """
     vae = load_component(checkpoint, "vae", loader=AutoencoderKL, dtype=dtype)
-    fingerprint = checkpoint.fingerprints["vae"]
+    if dtype == torch.float16 and vae.config.force_upcast:
+        # Its activations leave the range of float16; diffusers' pipelines decode it in float32 too.
+        dtype = torch.float32
+        vae = vae.to(dtype)
     return VaeDecoder(
         vae=vae.to(device),
-        fingerprint=checkpoint.fingerprint,
-        family=checkpoint.family.name,
-        components=(Component("vae", type(vae).__name__, fingerprint, vae.num_parameters()),),
-        consumes=(
-            Port(
-                Contract(
-                    kind=Kind.LATENTS,
-                    space=fingerprint,
-                    tensors=(TensorSpec("latents", (1, vae.config.latent_channels, 0, 0)),),
-                    size_factor=2 ** (len(vae.config.block_out_channels) - 1),
-                    scaling_factor=float(vae.config.scaling_factor),
-                )
+        **described(
+            checkpoint,
+            {"vae": vae},
+            consumes=(
+                Port(
+                    Contract(
+                        kind=Kind.LATENTS,
+                        space=checkpoint.space("vae"),
+                        tensors=(TensorSpec("latents", (1, vae.config.latent_channels, 0, 0)),),
+                        size_factor=2 ** (len(vae.config.block_out_channels) - 1),
+                        scaling_factor=float(vae.config.scaling_factor),
+                        shift_factor=float(vae.config.get("shift_factor") or 0),
+                    )
+                ),
             ),
+            produces=(IMAGE, PIXELS),
+            arguments=(),
+            device=device,
+            dtype=dtype,
         ),
-        produces=(
-            Contract(kind=Kind.IMAGE, space="rgb", tensors=(TensorSpec("image", (0, 0, 3)),)),
-        ),
-        arguments=(),
-        device=device,
-        dtype=dtype,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from carrara_models.parts import DenoisingRequest, Generator, Sample
+from carrara_models.parts import Denoiser, DenoisingRequest, Sample
 
 
-def run_alone(generator: Generator, request: DenoisingRequest) -> Sample:
+def run_alone(denoiser: Denoiser, request: DenoisingRequest) -> Sample:
     """Takes one request through all its steps."""
-    job = generator.start(request)
+    job = denoiser.start(request)
     while job.step < job.num_steps:
-        (output,) = generator.predict([job])
-        generator.advance(job, output)
-    return generator.finish(job)
+        (output,) = denoiser.predict([job])
+        denoiser.advance(job, output)
+    return denoiser.finish(job)

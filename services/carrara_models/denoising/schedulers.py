@@ -10,7 +10,10 @@
 | dpm++2m-karras | DPMSolverMultistepScheduler | the same, with the sigmas of Karras et al. 2022 |
 | unipc | UniPCMultistepScheduler | the plain spacing of sigmas |
 
-The name of the checkpoint's own class always means the checkpoint's own config, nothing added.
+The name of the checkpoint's own class always means the checkpoint's own config, nothing added; of
+a class without a name here, the class's name is its name. Flow matching has samplers of its own:
+
+| flow-euler, flow-heun | FlowMatchEuler-, FlowMatchHeunDiscreteScheduler | - |
 """
 
 from __future__ import annotations
@@ -55,6 +58,14 @@ SCHEDULERS: Mapping[str, tuple[str, Overrides]] = {
 }
 
 
+FLOW_SCHEDULERS: Mapping[str, tuple[str, Overrides]] = {
+    "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "flow-heun": ("FlowMatchHeunDiscreteScheduler", {}),
+}
+
+_ALL = {**SCHEDULERS, **FLOW_SCHEDULERS}
+
+
 @dataclass(frozen=True)
 class Samplers:
     """Makes schedulers for jobs; each job needs one of its own, as they hold state.
@@ -62,10 +73,12 @@ class Samplers:
     Attributes:
         own: The checkpoint's scheduler; only its class and config are used.
         default: The name that stands for None.
+        others: The names that may be chosen beside it.
     """
 
     own: Any
     default: str
+    others: tuple[str, ...] = tuple(SCHEDULERS)
 
     @property
     def own_name(self) -> str:
@@ -75,10 +88,21 @@ class Samplers:
     @property
     def names(self) -> tuple[str, ...]:
         """All known names, the default first."""
-        return tuple(dict.fromkeys((self.default, self.own_name, *SCHEDULERS)))
+        return tuple(dict.fromkeys((self.default, self.own_name, *self.others)))
 
-    def new(self, name: str | None, *, num_inference_steps: int, device: torch.device) -> Any:
+    def new(
+        self,
+        name: str | None,
+        *,
+        num_inference_steps: int,
+        device: torch.device,
+        **timestep_options: Any,
+    ) -> Any:
         """Makes a scheduler with its timesteps set.
+
+        Args:
+            name: None for the default.
+            timestep_options: What else the pipeline gives `set_timesteps`, such as `mu`.
 
         Raises:
             BadFieldError: The name is unknown, or this scheduler cannot take so many steps.
@@ -86,35 +110,55 @@ class Samplers:
         name = self.default if name is None else name
         if name == self.own_name:
             scheduler = type(self.own).from_config(self.own.config)
-        elif name in SCHEDULERS:
-            class_name, overrides = SCHEDULERS[name]
+        elif name in self.others:
+            class_name, overrides = _ALL[name]
             scheduler = getattr(diffusers, class_name).from_config(self.own.config, **overrides)
         else:
             raise BadFieldError("scheduler", name, f"one of {', '.join(self.names)}")
-        _set_timesteps(scheduler, name, num_inference_steps, device)
+        _set_timesteps(scheduler, name, num_inference_steps, device, timestep_options)
         return scheduler
 
 
-def load_samplers(checkpoint: Checkpoint) -> Samplers:
-    """Reads the checkpoint's scheduler config.
+def load_scheduler(checkpoint: Checkpoint, component: str = "scheduler") -> Any:
+    """Reads a scheduler's config.
+
+    Raises:
+        CheckpointError: The config is broken.
+    """
+    class_name = checkpoint.index[component]
+    folder = checkpoint.path / component
+    try:
+        return getattr(diffusers, class_name).from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded as {class_name}: {error}") from error
+
+
+def load_samplers(
+    checkpoint: Checkpoint,
+    component: str = "scheduler",
+    *,
+    others: tuple[str, ...] = tuple(SCHEDULERS),
+    mends_early_configs: bool = False,
+) -> Samplers:
+    """Reads the config of the checkpoint's scheduler, from which all are made.
+
+    Args:
+        others: The names that may be chosen beside the checkpoint's own.
+        mends_early_configs: Whether the pipeline corrects configs as `StableDiffusionPipeline` does.
 
     Raises:
         CheckpointError: The config is broken, or `carrara.json` names an unknown scheduler.
     """
-    class_name = checkpoint.index["scheduler"]
-    folder = checkpoint.path / "scheduler"
-    try:
-        own = getattr(diffusers, class_name).from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, TypeError, NotImplementedError, ImportError) as error:
-        raise CheckpointError(f"{folder} cannot be loaded as {class_name}: {error}") from error
-    own._internal_dict = _as_the_pipeline_mends_it(own.config)
+    own = load_scheduler(checkpoint, component)
+    if mends_early_configs:
+        own._internal_dict = _as_the_pipeline_mends_it(own.config)
     default = checkpoint.defaults.scheduler or _own_name(own)
-    if default not in (*SCHEDULERS, _own_name(own)):
-        known = ", ".join(SCHEDULERS)
+    if default not in (*others, _own_name(own)):
+        known = ", ".join(others)
         raise CheckpointError(
             f"{checkpoint.path}: carrara.json names the scheduler {default!r}; known: {known}."
         )
-    return Samplers(own=own, default=default)
+    return Samplers(own=own, default=default, others=others)
 
 
 def _as_the_pipeline_mends_it(config: Mapping[str, Any]) -> FrozenDict:
@@ -129,20 +173,27 @@ def _as_the_pipeline_mends_it(config: Mapping[str, Any]) -> FrozenDict:
 
 def _own_name(own: Any) -> str:
     class_name = type(own).__name__
-    names = [name for name, (known, _) in SCHEDULERS.items() if known == class_name]
+    names = [name for name, (known, _) in _ALL.items() if known == class_name]
     if class_name == "DPMSolverMultistepScheduler":
         return "dpm++2m-karras" if own.config.use_karras_sigmas else "dpm++2m"
     return names[0] if names else class_name
 
 
 def _set_timesteps(
-    scheduler: Any, name: str, num_inference_steps: int, device: torch.device
+    scheduler: Any,
+    name: str,
+    num_inference_steps: int,
+    device: torch.device,
+    options: Mapping[str, Any],
 ) -> None:
     """Sets the timesteps and looks at them, as diffusers would only fail in the middle of a job."""
     trained = scheduler.config.num_train_timesteps
     allowed = f"fewer steps for the scheduler {name}, which was trained on {trained} timesteps"
     try:
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        if "sigmas" in options:  # their number is the number of steps
+            scheduler.set_timesteps(device=device, **options)
+        else:
+            scheduler.set_timesteps(num_inference_steps, device=device, **options)
     except (ValueError, IndexError, ZeroDivisionError) as error:
         raise BadFieldError("num_inference_steps", num_inference_steps, allowed) from error
     timesteps = scheduler.timesteps

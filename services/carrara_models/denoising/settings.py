@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
+
 from carrara_models import limits
+from carrara_models.checkpoints import Checkpoint
 from carrara_models.contracts import Argument
 from carrara_models.errors import BadFieldError
 from carrara_models.parts import DenoisingRequest
 
 
+# Settings that several families take.
+ETA = Argument("eta", minimum=0, maximum=1, default=0)
+GUIDANCE_RESCALE = Argument("guidance_rescale", minimum=0, maximum=1, default=0)
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What a job runs with; sizes in pixels, None where the request's consumer decides them."""
+    """What a job runs with.
+
+    Attributes:
+        guidance_scale: 1 of a part that has no guidance.
+        height: Pixels; None where the request's consumer decides it.
+        width: Likewise.
+    """
 
     num_inference_steps: int
     guidance_scale: float
@@ -69,12 +84,62 @@ def settle(
     return settings
 
 
+def chosen(request: DenoisingRequest, argument: Argument) -> Any:
+    """What a request says of one argument, or the argument's default.
+
+    Raises:
+        BadFieldError: It is outside its range.
+    """
+    value = getattr(request, argument.name)
+    if value is None:
+        return argument.default
+    for number in value if argument.length else (value,):
+        low = -math.inf if argument.minimum is None else argument.minimum
+        high = math.inf if argument.maximum is None else argument.maximum
+        if not low <= number <= high:
+            raise BadFieldError(argument.name, value, f"{low:g} to {high:g}")
+    return value
+
+
+def pipeline_defaults(
+    checkpoint: Checkpoint, *, scheduler: str, height: int | None, width: int | None, **others: Any
+) -> Settings:
+    """The defaults of a stage: what `carrara.json` says, else those of the pipeline's call.
+
+    Args:
+        height: Where `carrara.json` says none.
+        width: Likewise.
+        others: In place of what the pipeline's call has, where it calls them otherwise.
+    """
+    call = inspect.signature(getattr(diffusers, checkpoint.pipeline_class).__call__).parameters
+    own = {
+        name: others.get(name, call[name].default if name in call else 1)
+        for name in ("num_inference_steps", "guidance_scale")
+    }
+    chosen = checkpoint.defaults
+    return Settings(
+        num_inference_steps=_first(chosen.num_inference_steps, own["num_inference_steps"]),
+        guidance_scale=float(_first(chosen.guidance_scale, own["guidance_scale"])),
+        scheduler=scheduler,
+        height=chosen.height or height or None,
+        width=chosen.width or width or None,
+    )
+
+
 def settings_arguments(
-    defaults: Settings, *, schedulers: tuple[str, ...], multiple_of: int
+    defaults: Settings,
+    *,
+    schedulers: tuple[str, ...],
+    multiple_of: int,
+    without: frozenset[str] = frozenset(),
 ) -> tuple[Argument, ...]:
-    """The table of arguments that `Describe` answers with."""
+    """The table of arguments that `Describe` answers with.
+
+    Args:
+        without: Those that the part does not have, such as "guidance_scale".
+    """
     longest = limits.MAX_PIXELS // multiple_of
-    return (
+    arguments = (
         Argument(
             "num_inference_steps",
             minimum=limits.MIN_INFERENCE_STEPS,
@@ -95,7 +160,8 @@ def settings_arguments(
             for name, default in (("height", defaults.height), ("width", defaults.width))
         ),
     )
+    return tuple(argument for argument in arguments if argument.name not in without)
 
 
 def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)
+    return next((value for value in values if value is not None), None)

@@ -44,7 +44,7 @@ def evaluate(
         raise typer.BadParameter("choose what to measure", param_hint="--attributes")
     torch.set_num_threads(num_threads)
     try:
-        opened = open_checkpoint(resolve(checkpoint), role="generator")
+        opened = open_checkpoint(resolve(checkpoint), stage="generator")
         samplers = load_samplers(opened)
     except CheckpointError as error:
         raise typer.BadParameter(str(error), param_hint="--checkpoint") from error

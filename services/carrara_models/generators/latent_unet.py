@@ -1,40 +1,62 @@
-"""The latent UNet of Stable Diffusion 1.x and 2.x: embeddings and noise to latents."""
+"""The latent UNet of Stable Diffusion 1.x, 2.x and XL: embeddings and noise to latents."""
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.utils.torch_utils import randn_tensor
 from packaging.version import InvalidVersion, Version
 
 from carrara_models import limits
 from carrara_models.checkpoints import Checkpoint, load_component
-from carrara_models.contracts import Argument, Component, Contract, Kind, Port, TensorSpec
+from carrara_models.contracts import Argument, Contract, Kind, Port, TensorSpec, conditioning_contract
+from carrara_models.denoising.batch import call_network
+from carrara_models.denoising.fitting import agreed_size_factor, conditioning_inputs, guidance_of
+from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
-from carrara_models.denoising.numerics import exact_rows
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
-from carrara_models.denoising.settings import Settings, settings_arguments, settle
-from carrara_models.errors import CheckpointError, ContractError
-from carrara_models.generators.fitting import agreed_size_factor, conditioning_rows
-from carrara_models.parts import DenoisingRequest, Sample
+from carrara_models.denoising.settings import (
+    ETA,
+    GUIDANCE_RESCALE,
+    Settings,
+    chosen,
+    pipeline_defaults,
+    settings_arguments,
+    settle,
+)
+from carrara_models.describing import described
+from carrara_models.errors import CheckpointError
+from carrara_models.parts import DenoisingRequest, Described, Sample
+
+# SDXL is told the size of the training picture and where it was cropped; pixels.
+_SIZES = tuple(
+    Argument(name, minimum=0, maximum=limits.MAX_CONDITIONING_SIZE, length=2)
+    for name in (
+        "original_size",
+        "target_size",
+        "crops_coords_top_left",
+        "negative_original_size",
+        "negative_target_size",
+        "negative_crops_coords_top_left",
+    )
+)
 
 
 @dataclass(frozen=True)
-class LatentUNet:
-    """A `carrara_models.parts.Generator`; bit-identical to `StableDiffusionPipeline` on the CPU.
+class LatentUNet(Described):
+    """A `carrara_models.parts.Denoiser`; bit-identical to diffusers' pipelines on the CPU.
 
     Attributes:
         defaults: Settings of a request that says nothing; height and width are None where the size
             factor decides them and this part does not know it.
         sample_height: Of the latents that the UNet was trained on.
         sample_width: Of the latents that the UNet was trained on.
+        is_xl: Whether the UNet takes pooled embeddings and sizes too.
     """
 
     unet: Any
@@ -42,14 +64,13 @@ class LatentUNet:
     defaults: Settings
     sample_height: int
     sample_width: int
-    fingerprint: str
-    family: str
-    components: tuple[Component, ...]
-    consumes: tuple[Port, ...]
-    produces: tuple[Contract, ...]
-    arguments: tuple[Argument, ...]
-    device: torch.device
-    dtype: torch.dtype
+    is_xl: bool
+
+    def rows(self, request: DenoisingRequest) -> int:
+        """Two with guidance, else one."""
+        scale = request.guidance_scale
+        scale = self.defaults.guidance_scale if scale is None else scale
+        return 2 if scale > 1 and "negative_prompt_embeds" in request.conditioning else 1
 
     @torch.no_grad()
     def start(self, request: DenoisingRequest) -> DenoisingJob:
@@ -70,19 +91,25 @@ class LatentUNet:
             width=self.sample_width * size_factor,
             multiple_of=max(limits.PIXEL_MULTIPLE, size_factor),
         )
-        prompt_embeds, guidance_scale = conditioning_rows(
-            request.conditioning, consumed.contract, guidance_scale=settings.guidance_scale
+        guidance_scale = guidance_of(request, settings.guidance_scale)
+        inputs = conditioning_inputs(
+            request.conditioning,
+            consumed.contract,
+            guided=guidance_scale is not None,
+            device=self.device,
+            dtype=self.dtype,
         )
-        if guidance_scale is None and (request.guidance_scale or 0) > 1:
-            raise ContractError(
-                f"guidance_scale is {request.guidance_scale:g}, but the conditioning has no "
-                "negative_prompt_embeds: the prompt was encoded without guidance."
+        if self.is_xl:
+            inputs["time_ids"] = self._time_ids(
+                request, settings, guided=guidance_scale is not None
             )
         scheduler = self.samplers.new(
             settings.scheduler,
             num_inference_steps=settings.num_inference_steps,
             device=self.device,
         )
+        if self.is_xl and hasattr(scheduler, "set_begin_index"):  # as its pipeline does
+            scheduler.set_begin_index(0)
         generator = torch_generator(request.random_state)
         noise = randn_tensor(
             (
@@ -97,13 +124,14 @@ class LatentUNet:
         )
         return DenoisingJob(
             latents=noise * scheduler.init_noise_sigma,
-            prompt_embeds=prompt_embeds.to(device=self.device, dtype=self.dtype),
+            inputs=inputs,
             guidance_scale=guidance_scale,
             scheduler=scheduler,
             torch_generator=generator,
-            num_inference_steps=settings.num_inference_steps,
             height=settings.height,
             width=settings.width,
+            eta=chosen(request, ETA),
+            guidance_rescale=chosen(request, GUIDANCE_RESCALE),
         )
 
     @torch.no_grad()
@@ -116,18 +144,7 @@ class LatentUNet:
         Returns:
             For each job, in order, [rows, C, h, w].
         """
-        rows = [job.rows for job in jobs]
-        # The embedding of time turns timesteps into float32 first, so nothing is lost here.
-        timesteps = [job.timestep.to(torch.float32).expand(job.rows) for job in jobs]
-        exact = len(jobs) > 1 and self.device.type == "cpu"
-        with exact_rows(rows) if exact else contextlib.nullcontext():
-            output = self.unet(
-                torch.cat([job.network_input() for job in jobs]),
-                torch.cat(timesteps),
-                encoder_hidden_states=torch.cat([job.prompt_embeds for job in jobs]),
-                return_dict=False,
-            )[0]
-        return list(output.split(rows))
+        return call_network(jobs, self._call)
 
     @torch.no_grad()
     def advance(self, job: DenoisingJob, output: torch.Tensor) -> None:
@@ -136,18 +153,52 @@ class LatentUNet:
         Raises:
             NumericalError: The new latents hold NaN or infinity.
         """
-        job.advance(output)
+        job.advance(
+            guided(output, job.guidance_scale, guidance_rescale=job.guidance_rescale)
+        )
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the latents [1, C, h, w], with the random state after the last draw."""
-        if job.step < job.num_steps:
-            raise RuntimeError(f"the job is at step {job.step} of {job.num_steps}")
-        return Sample(
-            tensors={"latents": job.latents},
-            height=job.height,
-            width=job.width,
-            random_state=job.torch_generator.get_state(),
+        return job.sample({"latents": job.latents})
+
+    def _call(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        *,
+        prompt_embeds: torch.Tensor,
+        pooled_prompt_embeds: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        added = {"text_embeds": pooled_prompt_embeds, "time_ids": time_ids}
+        return self.unet(
+            latents,
+            timesteps,
+            encoder_hidden_states=prompt_embeds,
+            added_cond_kwargs=added if self.is_xl else None,
+            return_dict=False,
+        )[0]
+
+    def _time_ids(
+        self, request: DenoisingRequest, settings: Settings, *, guided: bool
+    ) -> torch.Tensor:
+        """Original size, crop and target size as SDXL embeds them, [rows, 6]."""
+        said = {argument.name: chosen(request, argument) for argument in _SIZES}
+        painted = (settings.height, settings.width)
+        positive = (
+            *(said["original_size"] or painted),
+            *(said["crops_coords_top_left"] or (0, 0)),
+            *(said["target_size"] or painted),
         )
+        negative = positive
+        if said["negative_original_size"] and said["negative_target_size"]:
+            negative = (
+                *said["negative_original_size"],
+                *(said["negative_crops_coords_top_left"] or (0, 0)),
+                *said["negative_target_size"],
+            )
+        rows = [negative, positive] if guided else [positive]
+        return torch.tensor(rows, dtype=self.dtype, device=self.device)
 
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> LatentUNet:
@@ -156,65 +207,47 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
     Raises:
         CheckpointError: A file is broken, or the UNet wants inputs that this family does not give.
     """
+    is_xl = checkpoint.pipeline_class == "StableDiffusionXLPipeline"
     unet = load_component(checkpoint, "unet", loader=UNet2DConditionModel, dtype=dtype)
-    _check_inputs(unet.config, checkpoint)
-    samplers = load_samplers(checkpoint)
+    _check_inputs(unet.config, checkpoint, is_xl=is_xl)
+    samplers = load_samplers(checkpoint, mends_early_configs=not is_xl)
     produced = _produced(checkpoint, channels=unet.config.out_channels)
-    sample_height, sample_width = _sample_size(unet.config)
+    sample_height, sample_width = _sample_size(unet.config, is_xl=is_xl)
     size = produced.size_factor
-    call = inspect.signature(StableDiffusionPipeline.__call__).parameters
-    chosen = checkpoint.defaults
-    defaults = Settings(
-        num_inference_steps=chosen.num_inference_steps or call["num_inference_steps"].default,
-        guidance_scale=call["guidance_scale"].default
-        if chosen.guidance_scale is None
-        else float(chosen.guidance_scale),
+    defaults = pipeline_defaults(
+        checkpoint,
         scheduler=samplers.default,
-        height=chosen.height or sample_height * size or None,
-        width=chosen.width or sample_width * size or None,
+        height=sample_height * size,
+        width=sample_width * size,
     )
-    width = unet.config.encoder_hid_dim or unet.config.cross_attention_dim
+    arguments = settings_arguments(
+        defaults, schedulers=samplers.names, multiple_of=max(limits.PIXEL_MULTIPLE, size)
+    )
+    specs = {"prompt_embeds": (1, 0, unet.config.encoder_hid_dim or unet.config.cross_attention_dim)}
+    if is_xl:
+        specs["pooled_prompt_embeds"] = (1, _pooled_width(unet.config))
     return LatentUNet(
         unet=unet.to(device),
         samplers=samplers,
         defaults=defaults,
         sample_height=sample_height,
         sample_width=sample_width,
-        fingerprint=checkpoint.fingerprint,
-        family=checkpoint.family.name,
-        components=(
-            Component(
-                "unet",
-                type(unet).__name__,
-                checkpoint.fingerprints["unet"],
-                unet.num_parameters(),
-            ),
-            Component(
-                "scheduler",
-                type(samplers.own).__name__,
-                checkpoint.fingerprints["scheduler"],
-                0,
-            ),
+        is_xl=is_xl,
+        **described(
+            checkpoint,
+            {"unet": unet, "scheduler": samplers.own},
+            consumes=(Port(conditioning_contract(specs, space=checkpoint.conditioning_space)),),
+            produces=(produced,),
+            arguments=(*arguments, ETA, GUIDANCE_RESCALE, *(_SIZES if is_xl else ())),
+            device=device,
+            dtype=dtype,
         ),
-        consumes=(
-            Port(
-                Contract(
-                    kind=Kind.CONDITIONING,
-                    space=checkpoint.fingerprints.get("text_encoder", ""),
-                    tensors=(
-                        TensorSpec("prompt_embeds", (1, 0, width)),
-                        TensorSpec("negative_prompt_embeds", (1, 0, width), required=False),
-                    ),
-                )
-            ),
-        ),
-        produces=(produced,),
-        arguments=settings_arguments(
-            defaults, schedulers=samplers.names, multiple_of=max(limits.PIXEL_MULTIPLE, size)
-        ),
-        device=device,
-        dtype=dtype,
     )
+
+
+def _pooled_width(config: Any) -> int:
+    """Of the pooled embedding: what is left of the added embedding beside six sizes."""
+    return config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
 
 
 def _produced(checkpoint: Checkpoint, *, channels: int) -> Contract:
@@ -231,27 +264,30 @@ def _produced(checkpoint: Checkpoint, *, channels: int) -> Contract:
     )
 
 
-def _check_inputs(config: Any, checkpoint: Checkpoint) -> None:
-    """Refuses UNets that want more than noise, time and text: another pipeline feeds those."""
+def _check_inputs(config: Any, checkpoint: Checkpoint, *, is_xl: bool) -> None:
+    """Refuses UNets that want more than this pipeline gives them."""
+    added = ("text_time",) if is_xl else (None, "text")
     wants = {
         "in_channels": config.in_channels != config.out_channels,
         "time_cond_proj_dim": config.time_cond_proj_dim is not None,
         "class_embed_type": config.class_embed_type is not None,
         "num_class_embeds": config.num_class_embeds is not None,
-        "addition_embed_type": config.addition_embed_type not in (None, "text"),
+        "addition_embed_type": config.addition_embed_type not in added,
         "encoder_hid_dim_type": config.encoder_hid_dim_type not in (None, "text_proj"),
     }
     if refused := [name for name, is_other in wants.items() if is_other]:
         raise CheckpointError(
-            f"{checkpoint.path / 'unet' / 'config.json'}: this UNet wants more than noise, time "
-            f"and text ({', '.join(refused)}); {checkpoint.pipeline_class} does not give it."
+            f"{checkpoint.path / 'unet' / 'config.json'}: this UNet wants other inputs "
+            f"({', '.join(refused)}) than {checkpoint.pipeline_class} gives."
         )
 
 
-def _sample_size(config: Any) -> tuple[int, int]:
+def _sample_size(config: Any, *, is_xl: bool) -> tuple[int, int]:
     size = config.sample_size
     if not isinstance(size, int):
         return int(size[0]), int(size[1])
+    if is_xl:
+        return size, size
     try:
         is_early = Version(Version(config.get("_diffusers_version", "1")).base_version) < Version(
             "0.9.0.dev0"

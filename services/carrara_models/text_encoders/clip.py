@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,36 +13,29 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from carrara_models.checkpoints import Checkpoint, load_component
-from carrara_models.contracts import Argument, Component, Contract, Kind, Port, TensorSpec
-from carrara_models.errors import CheckpointError, NumericalError
-from carrara_models.parts import Encoded
-
-FIELDS = {"prompt": "prompt_embeds", "negative_prompt": "negative_prompt_embeds"}
+from carrara_models.contracts import conditioning_contract
+from carrara_models.describing import described
+from carrara_models.errors import NumericalError
+from carrara_models.parts import Described, Encoded, Texts
+from carrara_models.text_encoders.options import clip_skip_argument, text_arguments
+from carrara_models.text_encoders.tokens import check_vocabulary, cut_words, load_tokenizer
 
 
 @dataclass(frozen=True)
-class ClipTextEncoder:
+class ClipTextEncoder(Described):
     """A `parts.TextEncoder`; bit-identical to `StableDiffusionPipeline.encode_prompt`."""
 
     tokenizer: Any
     text_encoder: Any
-    fingerprint: str
-    family: str
-    components: tuple[Component, ...]
-    consumes: tuple[Port, ...]
-    produces: tuple[Contract, ...]
-    arguments: tuple[Argument, ...]
-    device: torch.device
-    dtype: torch.dtype
     _tokenizing: threading.Lock  # padding and truncation are state of the fast tokenizers
 
-    @torch.no_grad()
-    def encode_text(self, text: str, *, field: str) -> Encoded:
-        """Encodes one text.
+    def split(self, texts: Texts) -> Sequence[Texts]:
+        """Each half by itself."""
+        return texts.halves
 
-        Args:
-            text: Any string; what is beyond the tokenizer's length is cut and reported.
-            field: "prompt" or "negative_prompt".
+    @torch.no_grad()
+    def encode_text(self, texts: Texts) -> Encoded:
+        """Encodes one half; what is beyond the tokenizer's length is cut and reported.
 
         Returns:
             `prompt_embeds` or `negative_prompt_embeds`, [1, L, D].
@@ -49,15 +43,25 @@ class ClipTextEncoder:
         Raises:
             NumericalError: The embeddings hold NaN or infinity.
         """
-        name = FIELDS[field]
-        tokens, cut = self._tokenize(text)
+        field = "prompt" if texts.prompt is not None else "negative_prompt"
+        tokens, cut = self._tokenize((texts.prompt or texts.negative_prompt) or "")
         mask = None
         if getattr(self.text_encoder.config, "use_attention_mask", False):
             mask = tokens.attention_mask.to(self.device)
-        embeds = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
+        skip = texts.clip_skip if texts.prompt is not None else None  # the pipeline's rule
+        embeds = self._embed(tokens.input_ids.to(self.device), mask, skip)
+        name = f"{field}_embeds"
         if not torch.isfinite(embeds).all():
             raise NumericalError(name)
         return Encoded(tensors={name: embeds}, truncated={field: cut} if cut else {})
+
+    def _embed(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, clip_skip: int | None
+    ) -> torch.Tensor:
+        if clip_skip is None:
+            return self.text_encoder(ids, attention_mask=mask)[0]
+        hidden = self.text_encoder(ids, attention_mask=mask, output_hidden_states=True)[-1]
+        return self.text_encoder.text_model.final_layer_norm(hidden[-(clip_skip + 1)])
 
     def _tokenize(self, text: str) -> tuple[Any, str]:
         """The padded tokens, and the words that were cut."""
@@ -72,9 +76,7 @@ class ClipTextEncoder:
                 truncation=True,
                 return_tensors="pt",
             )
-            whole = self.tokenizer([text], truncation=False, verbose=False).input_ids[0]
-            cut = self.tokenizer.decode(whole[length - 1 : -1]) if len(whole) > length else ""
-        return tokens, cut
+            return tokens, cut_words(self.tokenizer, text, max_length=length)
 
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> ClipTextEncoder:
@@ -84,53 +86,28 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
         CheckpointError: A file is broken, or the two do not fit together.
     """
     disable_progress_bar()  # stderr belongs to whoever loads
-    tokenizer = _load_tokenizer(checkpoint)
+    tokenizer = load_tokenizer(checkpoint, "tokenizer", loader=CLIPTokenizer)
     text_encoder = load_component(checkpoint, "text_encoder", loader=CLIPTextModel, dtype=dtype)
-    config = text_encoder.config
-    if tokenizer.model_max_length > config.max_position_embeddings:
-        raise CheckpointError(
-            f"{checkpoint.path / 'tokenizer'} makes up to {tokenizer.model_max_length} tokens; "
-            f"the text encoder takes {config.max_position_embeddings}."
-        )
-    if len(tokenizer) > config.vocab_size:
-        raise CheckpointError(
-            f"{checkpoint.path / 'tokenizer'} knows {len(tokenizer)} tokens; "
-            f"the text encoder knows {config.vocab_size}."
-        )
-    fingerprint = checkpoint.fingerprints["text_encoder"]
-    shape = (1, tokenizer.model_max_length, config.hidden_size)
+    check_vocabulary(checkpoint, tokenizer, text_encoder, suffix="")
+    shape = (1, tokenizer.model_max_length, text_encoder.config.hidden_size)
     return ClipTextEncoder(
         tokenizer=tokenizer,
         text_encoder=text_encoder.to(device),
-        fingerprint=checkpoint.fingerprint,
-        family=checkpoint.family.name,
-        components=(
-            Component(
-                "tokenizer", type(tokenizer).__name__, checkpoint.fingerprints["tokenizer"], 0
-            ),
-            Component("text_encoder", "CLIPTextModel", fingerprint, text_encoder.num_parameters()),
-        ),
-        consumes=(),
-        produces=(
-            Contract(
-                kind=Kind.CONDITIONING,
-                space=fingerprint,
-                tensors=(
-                    TensorSpec("prompt_embeds", shape),
-                    TensorSpec("negative_prompt_embeds", shape, required=False),
+        _tokenizing=threading.Lock(),
+        **described(
+            checkpoint,
+            {"tokenizer": tokenizer, "text_encoder": text_encoder},
+            consumes=(),
+            produces=(
+                conditioning_contract(
+                    {"prompt_embeds": shape}, space=checkpoint.conditioning_space
                 ),
             ),
+            arguments=(
+                *text_arguments("prompt", "negative_prompt"),
+                clip_skip_argument(text_encoder),
+            ),
+            device=device,
+            dtype=dtype,
         ),
-        arguments=(Argument("prompt"), Argument("negative_prompt"), Argument("guidance")),
-        device=device,
-        dtype=dtype,
-        _tokenizing=threading.Lock(),
     )
-
-
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:
-    folder = checkpoint.path / "tokenizer"
-    try:
-        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise CheckpointError(f"{folder} cannot be loaded as CLIPTokenizer: {error}") from error

@@ -14,7 +14,7 @@ from carrara_services.serving.settings import Settings
 
 def open_stage(settings: Settings) -> Stage:
     """Loads the decoder and puts its engine behind its servicer."""
-    checkpoint = open_checkpoint(settings.checkpoint, role=ROLE)
+    checkpoint = open_checkpoint(settings.checkpoint, stage=ROLE)
     # Here, not above: torch takes seconds, and what is wrong with a flag is told without it.
     from carrara_services import torch_runtime
     from carrara_services.decoder.engine import DecoderEngine

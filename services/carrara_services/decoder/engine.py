@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from carrara_models.decoders.pixels import to_uint8
+from carrara_models.pixels import to_uint8
 from carrara_models.parts import Decoder, Sample
 from carrara_services.admission import Finished, Progress, Queued, finished, follow
 from carrara_services.decoder import ROLE

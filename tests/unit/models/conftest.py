@@ -39,7 +39,7 @@ def sd2(tmp_path: Path) -> Path:
 @pytest.fixture
 def load() -> Callable[[Path, Role], Any]:
     def load_role(folder: Path, role: Role, dtype: torch.dtype = torch.float32) -> Any:
-        checkpoint = open_checkpoint(folder, role=role)
+        checkpoint = open_checkpoint(folder, stage=role)
         return load_part(checkpoint, device=torch.device("cpu"), dtype=dtype)
 
     return load_role

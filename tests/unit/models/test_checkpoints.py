@@ -30,7 +30,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 def test_each_role_opens_with_the_components_that_it_needs(sd1: Path) -> None:
     for role in ("text-encoder", "generator", "decoder"):
-        checkpoint = open_checkpoint(sd1, role=role)
+        checkpoint = open_checkpoint(sd1, stage=role)
         assert checkpoint.family.name == "stable-diffusion"
         assert checkpoint.pipeline_class == "StableDiffusionPipeline"
         needed = checkpoint.family.parts[role].components
@@ -54,13 +54,13 @@ def test_unknown_name_lists_the_embedded_checkpoints() -> None:
 def test_a_pipeline_of_another_family_is_refused_by_name(sd1: Path) -> None:
     edit_json(sd1 / "model_index.json", _class_name="FluxPipeline")
     with pytest.raises(CheckpointError, match=r"is a FluxPipeline; Carrara serves: StableDiff"):
-        open_checkpoint(sd1, role="decoder")
+        open_checkpoint(sd1, stage="decoder")
 
 
 def test_a_class_that_is_not_in_the_table_is_never_imported(sd1: Path) -> None:
     edit_json(sd1 / "model_index.json", unet=["my_code", "MyUNet"])
     with pytest.raises(CheckpointError, match=r"unet is a MyUNet; allowed: UNet2DConditionModel"):
-        open_checkpoint(sd1, role="generator")
+        open_checkpoint(sd1, stage="generator")
 
 
 def test_only_pickled_weights_are_refused_with_a_way_out(sd1: Path) -> None:
@@ -68,14 +68,14 @@ def test_only_pickled_weights_are_refused_with_a_way_out(sd1: Path) -> None:
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"pickle.*use_safetensors=False.*save_pretrained"):
-        open_checkpoint(sd1, role="generator")
-    open_checkpoint(sd1, role="decoder")  # which needs no UNet
+        open_checkpoint(sd1, stage="generator")
+    open_checkpoint(sd1, stage="decoder")  # which needs no UNet
 
 
 def test_a_folder_of_another_stage_says_whose_it_is(sd1: Path, tmp_path: Path) -> None:
-    pruned = prune(open_checkpoint(sd1, role="decoder"), output=tmp_path / "pruned")
+    pruned = prune(open_checkpoint(sd1, stage="decoder"), output=tmp_path / "pruned")
     with pytest.raises(CheckpointError, match=r"no unet/.*generator.*folder of the decoder"):
-        open_checkpoint(pruned, role="generator")
+        open_checkpoint(pruned, stage="generator")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_broken_file_is_named(sd1: Path, file: str) -> None:
     content = path.read_bytes() if path.exists() else b'{"format": 1, "defaults"'
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match=Path(file).name):
-        open_checkpoint(sd1, role="generator")
+        open_checkpoint(sd1, stage="generator")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_broken_file_is_named(sd1: Path, file: str) -> None:
 def test_a_lying_header_is_refused(sd1: Path, header: bytes) -> None:
     (sd1 / UNET).write_bytes(header)
     with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.safetensors is broken"):
-        open_checkpoint(sd1, role="generator")
+        open_checkpoint(sd1, stage="generator")
 
 
 def test_weights_that_lack_a_tensor_are_refused_and_not_filled_in(
@@ -144,18 +144,18 @@ def test_a_unet_that_wants_other_inputs_is_refused(
 
 
 def test_variants_are_read_when_asked_for_and_named_when_not(sd1: Path) -> None:
-    plain = open_checkpoint(sd1, role="generator")
+    plain = open_checkpoint(sd1, stage="generator")
     for component, stem in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
         file = sd1 / component / f"{stem}.safetensors"
         halves = {name: tensor.half() for name, tensor in load_file(file).items()}
         save_file(halves, file.with_name(f"{stem}.fp16.safetensors"), metadata={"format": "pt"})
         file.unlink()
     with pytest.raises(CheckpointError, match=r"it has .*\.fp16\.safetensors"):
-        open_checkpoint(sd1, role="generator")
-    halved = open_checkpoint(sd1, role="generator", variant="fp16")
+        open_checkpoint(sd1, stage="generator")
+    halved = open_checkpoint(sd1, stage="generator", variant="fp16")
     assert halved.fingerprints["unet"] != plain.fingerprints["unet"]
     for role in ("text-encoder", "generator"):
-        checkpoint = open_checkpoint(sd1, role=role, variant="fp16")
+        checkpoint = open_checkpoint(sd1, stage=role, variant="fp16")
         part = load_part(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
         assert part.components[0].parameters + part.components[1].parameters > 10_000
 
@@ -175,7 +175,7 @@ def test_sharded_weights_load_and_have_the_fingerprint_of_the_whole(
         assert load(sharded, role).fingerprint == part.fingerprint
     next((sharded / "unet").glob("*-00002-*")).unlink()
     with pytest.raises(CheckpointError, match=r"00002.*is missing; .*index\.json names it"):
-        open_checkpoint(sharded, role="generator")
+        open_checkpoint(sharded, stage="generator")
 
 
 def test_an_index_that_points_outside_the_folder_is_refused(sd1: Path) -> None:
@@ -184,7 +184,7 @@ def test_an_index_that_points_outside_the_folder_is_refused(sd1: Path) -> None:
     index = sd1 / "unet" / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"conv_in.bias": "../outside.safetensors"}}))
     with pytest.raises(CheckpointError, match=r"outside\.safetensors"):
-        open_checkpoint(sd1, role="generator")
+        open_checkpoint(sd1, stage="generator")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_an_index_that_points_outside_the_folder_is_refused(sd1: Path) -> None:
 def test_a_wrong_manifest_is_refused(sd1: Path, manifest: dict[str, Any], message: str) -> None:
     (sd1 / "carrara.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match=message):
-        open_checkpoint(sd1, role="generator")
+        open_checkpoint(sd1, stage="generator")
 
 
 def test_defaults_of_the_manifest_go_before_the_pipelines(

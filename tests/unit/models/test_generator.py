@@ -31,7 +31,7 @@ def generator(sd1: Path, load: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def pruned_generator(sd1: Path, tmp_path: Path, load: Callable[..., Any]) -> Any:
-    return load(prune(open_checkpoint(sd1, role="generator"), output=tmp_path / "p"), "generator")
+    return load(prune(open_checkpoint(sd1, stage="generator"), output=tmp_path / "p"), "generator")
 
 
 def request(*, seed: int | torch.Tensor = 1, guidance: bool = True, **settings: Any) -> Any:

@@ -1,0 +1,43 @@
+"""One network call for many jobs: their rows side by side, each job's numbers as if it were alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import torch
+
+from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.numerics import exact_rows
+
+
+def call_network(
+    jobs: Sequence[DenoisingJob],
+    network: Callable[..., torch.Tensor],
+    *,
+    inputs: Callable[[DenoisingJob], torch.Tensor] = DenoisingJob.network_input,
+    chunk_rows: int | None = None,
+) -> list[torch.Tensor]:
+    """Calls the network once for all jobs.
+
+    Args:
+        jobs: Of one group; their steps, schedulers and guidance may all differ.
+        network: Called with x_t [rows, ...], timesteps float32 [rows], and the jobs' inputs by
+            name, [rows, ...]; gives [rows, ...].
+        inputs: Makes a job's x_t [rows, ...].
+        chunk_rows: How many rows the pipeline gives the network in one call; None for all that a
+            job has.
+
+    Returns:
+        For each job, in order, [rows, ...].
+    """
+    rows = [job.rows for job in jobs]
+    chunks = rows if chunk_rows is None else [chunk_rows] * (sum(rows) // chunk_rows)
+    x = torch.cat([inputs(job) for job in jobs])
+    # The embedding of time turns timesteps into float32 first, so nothing is lost here.
+    timesteps = torch.cat([job.timestep.to(torch.float32).expand(job.rows) for job in jobs])
+    gathered = {name: torch.cat([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
+    exact = len(chunks) > 1 and x.device.type == "cpu"
+    with exact_rows(chunks) if exact else contextlib.nullcontext():
+        output = network(x, timesteps.to(x.device), **gathered)
+    return list(output.split(rows))

@@ -1,0 +1,58 @@
+"""Tokenizers: loaded, held to the text encoder's vocabulary, and asked what they cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from carrara_models.checkpoints import Checkpoint
+from carrara_models.errors import CheckpointError
+
+
+def load_tokenizer(checkpoint: Checkpoint, component: str, *, loader: Any) -> Any:
+    """Loads a tokenizer with transformers.
+
+    Raises:
+        CheckpointError: A file is missing or broken.
+    """
+    folder = checkpoint.path / component
+    try:
+        return loader.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the tokenizers library raises plain Exception
+        name = loader.__name__
+        raise CheckpointError(f"{folder} cannot be loaded as {name}: {error}") from error
+
+
+def check_vocabulary(
+    checkpoint: Checkpoint, tokenizer: Any, text_encoder: Any, *, suffix: str
+) -> None:
+    """Refuses a tokenizer that makes more or other tokens than its text encoder takes.
+
+    Args:
+        suffix: Of both components: "", "_2", "_3".
+
+    Raises:
+        CheckpointError: What the two say.
+    """
+    config = text_encoder.config
+    folder = checkpoint.path / f"tokenizer{suffix}"
+    positions = getattr(config, "max_position_embeddings", None)  # T5 has none
+    if positions is not None and tokenizer.model_max_length > positions:
+        raise CheckpointError(
+            f"{folder} makes up to {tokenizer.model_max_length} tokens; "
+            f"text_encoder{suffix} takes {positions}."
+        )
+    if len(tokenizer) > config.vocab_size:
+        raise CheckpointError(
+            f"{folder} knows {len(tokenizer)} tokens; "
+            f"text_encoder{suffix} knows {config.vocab_size}."
+        )
+
+
+def cut_words(tokenizer: Any, text: str, *, max_length: int) -> str:
+    """The words of a text that do not fit; "" where all do.
+
+    Args:
+        max_length: In tokens, the special ones included.
+    """
+    whole = tokenizer([text], truncation=False, verbose=False).input_ids[0]
+    return tokenizer.decode(whole[max_length - 1 : -1]) if len(whole) > max_length else ""
