@@ -24,12 +24,14 @@ class PartPlan:
         module: Where its `load(checkpoint, *, device, dtype)` lives. A name, so that reading the
             table imports no torch.
         optional: Components that a checkpoint may leave out.
+        reads: Components of which it needs the `config.json` alone; a pruned folder has that too.
     """
 
     role: Role
     components: Mapping[str, tuple[str, ...]]
     module: str
     optional: frozenset[str] = frozenset()
+    reads: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ SCHEDULERS = (
 )
 
 CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast")
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 VAE_DECODER = PartPlan(
     role="decoder",
@@ -120,6 +124,34 @@ FAMILIES: Mapping[str, Family] = {
                 module="carrara_models.text_encoders.clip_pair",
             ),
             "generator": LATENT_UNET,
+            "decoder": VAE_DECODER,
+        },
+    ),
+    "StableDiffusion3Pipeline": Family(
+        name="stable-diffusion-3",
+        parts={
+            "text-encoder": PartPlan(
+                role="text-encoder",
+                components={
+                    "tokenizer": CLIP_TOKENIZERS,
+                    "tokenizer_2": CLIP_TOKENIZERS,
+                    "tokenizer_3": T5_TOKENIZERS,
+                    "text_encoder": ("CLIPTextModelWithProjection",),
+                    "text_encoder_2": ("CLIPTextModelWithProjection",),
+                    "text_encoder_3": ("T5EncoderModel",),
+                },
+                module="carrara_models.text_encoders.clip_pair_t5",
+                optional=frozenset({"tokenizer_3", "text_encoder_3"}),
+                reads=frozenset({"transformer"}),
+            ),
+            "generator": PartPlan(
+                role="generator",
+                components={
+                    "transformer": ("SD3Transformer2DModel",),
+                    "scheduler": FLOW_SCHEDULERS,
+                },
+                module="carrara_models.generators.latent_transformer",
+            ),
             "decoder": VAE_DECODER,
         },
     ),

@@ -38,6 +38,10 @@ def prune(checkpoint: Checkpoint, *, output: Path) -> Path:
     for name in names:
         ignored = _other_weights(checkpoint, name)
         shutil.copytree(checkpoint.path / name, output / name, ignore=ignored)
+    for name in checkpoint.plan.reads:
+        if checkpoint.config(name) is not None:
+            (output / name).mkdir()
+            shutil.copy2(checkpoint.path / name / "config.json", output / name)
     shutil.copy2(checkpoint.path / "model_index.json", output)
     manifest = {
         "format": MANIFEST_FORMAT,

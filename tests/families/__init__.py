@@ -1,6 +1,13 @@
 """All families that the parity tests go through; a new one is a file beside these and a line here."""
 
-from families import sdxl
+from families import sd3, sdxl
 from families.case import FamilyCase
 
-CASES: dict[str, FamilyCase] = {case.name: case for case in (sdxl.CASE,)}
+CASES: dict[str, FamilyCase] = {
+    case.name: case
+    for case in (
+        sd3.CASE,
+        sd3.WITHOUT_T5,
+        sdxl.CASE,
+    )
+}

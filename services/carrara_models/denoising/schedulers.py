@@ -197,7 +197,10 @@ def _set_timesteps(
     except (ValueError, IndexError, ZeroDivisionError) as error:
         raise BadFieldError("num_inference_steps", num_inference_steps, allowed) from error
     timesteps = scheduler.timesteps
-    outside = len(timesteps) == 0 or timesteps.max() > trained - 1 or timesteps.min() < 0
+    # Flow matching looks nothing up by timestep, and begins at the last of them: sigma 1.
+    flows = "FlowMatch" in type(scheduler).__name__ or scheduler.config.get("use_flow_sigmas")
+    last = trained if flows else trained - 1
+    outside = len(timesteps) == 0 or timesteps.max() > last or timesteps.min() < 0
     # Multistep solvers divide by the distance between neighbours in log-SNR.
     repeats = hasattr(scheduler, "lambda_t") and bool((scheduler.sigmas.diff() == 0).any())
     if outside or repeats:

@@ -13,7 +13,7 @@ from carrara_models import limits
 from carrara_models.checkpoints import Checkpoint
 from carrara_models.contracts import Argument
 from carrara_models.errors import BadFieldError
-from carrara_models.parts import DenoisingRequest
+from carrara_models.parts import DenoisingRequest, Texts
 
 
 # Settings that several families take.
@@ -84,7 +84,7 @@ def settle(
     return settings
 
 
-def chosen(request: DenoisingRequest, argument: Argument) -> Any:
+def chosen(request: DenoisingRequest | Texts, argument: Argument) -> Any:
     """What a request says of one argument, or the argument's default.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from carrara_models.checkpoints import Checkpoint
@@ -56,3 +57,20 @@ def cut_words(tokenizer: Any, text: str, *, max_length: int) -> str:
     """
     whole = tokenizer([text], truncation=False, verbose=False).input_ids[0]
     return tokenizer.decode(whole[max_length - 1 : -1]) if len(whole) > max_length else ""
+
+
+def cut_texts(said: Mapping[str, str], readers: Mapping[str, tuple[Any, int]]) -> dict[str, str]:
+    """The words of each text that do not fit; where several tokenizers read it, the most cut ones.
+
+    Args:
+        said: The texts by field, "" for those that are not given; the first stands in for them.
+        readers: For each field, its tokenizer and how many tokens that makes.
+    """
+    first = next(iter(said))
+    cut: dict[str, str] = {}
+    for name, (tokenizer, max_length) in readers.items():
+        field = name if said[name] else first
+        words = cut_words(tokenizer, said[field], max_length=max_length)
+        if len(words) > len(cut.get(field, "")):
+            cut[field] = words
+    return cut
