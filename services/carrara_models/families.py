@@ -82,6 +82,8 @@ SCHEDULERS = (
     "UniPCMultistepScheduler",
 )
 
+UNCLIP_SCHEDULERS = ("UnCLIPScheduler",)
+
 CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast")
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
@@ -95,6 +97,12 @@ LATENT_UNET = PartPlan(
     role="generator",
     components={"unet": ("UNet2DConditionModel",), "scheduler": SCHEDULERS},
     module="carrara_models.generators.latent_unet",
+)
+
+DEEPFLOYD_TEXT_ENCODER = PartPlan(
+    role="text-encoder",
+    components={"tokenizer": T5_TOKENIZERS, "text_encoder": ("T5EncoderModel",)},
+    module="carrara_models.text_encoders.deepfloyd_t5",
 )
 
 FAMILIES: Mapping[str, Family] = {
@@ -155,6 +163,86 @@ FAMILIES: Mapping[str, Family] = {
             "decoder": VAE_DECODER,
         },
     ),
+    "IFPipeline": Family(
+        name="deepfloyd-if",
+        parts={
+            "text-encoder": DEEPFLOYD_TEXT_ENCODER,
+            "generator": PartPlan(
+                role="generator",
+                components={"unet": ("UNet2DConditionModel",), "scheduler": SCHEDULERS},
+                module="carrara_models.generators.pixel_unet",
+            ),
+        },
+    ),
+    "UnCLIPPipeline": Family(
+        name="unclip",
+        parts={
+            "text-encoder": PartPlan(
+                role="text-encoder",
+                components={
+                    "tokenizer": CLIP_TOKENIZERS,
+                    "text_encoder": ("CLIPTextModelWithProjection",),
+                },
+                module="carrara_models.text_encoders.clip_projection",
+            ),
+            "prior": PartPlan(
+                role="generator",
+                components={
+                    "prior": ("PriorTransformer",),
+                    "prior_scheduler": UNCLIP_SCHEDULERS,
+                },
+                module="carrara_models.generators.prior",
+            ),
+            "generator": PartPlan(
+                role="generator",
+                components={
+                    "text_proj": ("UnCLIPTextProjModel",),
+                    "decoder": ("UNet2DConditionModel",),
+                    "decoder_scheduler": UNCLIP_SCHEDULERS,
+                },
+                module="carrara_models.generators.unclip",
+            ),
+            "super-res": PartPlan(
+                role="decoder",
+                components={
+                    "super_res_first": ("UNet2DModel",),
+                    "super_res_last": ("UNet2DModel",),
+                    "super_res_scheduler": UNCLIP_SCHEDULERS,
+                },
+                module="carrara_models.decoders.unclip_super_res",
+            ),
+        },
+    ),
+    "FluxPipeline": Family(
+        name="flux",
+        parts={
+            "text-encoder": PartPlan(
+                role="text-encoder",
+                components={
+                    "tokenizer": CLIP_TOKENIZERS,
+                    "tokenizer_2": T5_TOKENIZERS,
+                    "text_encoder": ("CLIPTextModel",),
+                    "text_encoder_2": ("T5EncoderModel",),
+                },
+                module="carrara_models.text_encoders.clip_t5",
+            ),
+            "generator": PartPlan(
+                role="generator",
+                components={
+                    "transformer": ("FluxTransformer2DModel",),
+                    "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+                },
+                module="carrara_models.generators.flux_transformer",
+            ),
+            "decoder": VAE_DECODER,
+        },
+    ),
+}
+
+
+# What kind of service each name stands for; a name means the same role in every family.
+STAGE_ROLES: Mapping[str, Role] = {
+    stage: plan.role for family in FAMILIES.values() for stage, plan in family.parts.items()
 }
 
 

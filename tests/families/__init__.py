@@ -1,13 +1,17 @@
 """All families that the parity tests go through; a new one is a file beside these and a line here."""
 
-from families import sd3, sdxl
+from families import deepfloyd_if, flux, sd3, sdxl, unclip
 from families.case import FamilyCase
 
 CASES: dict[str, FamilyCase] = {
     case.name: case
     for case in (
+        deepfloyd_if.BASE,
+        flux.CASE,
+        flux.SCHNELL,
         sd3.CASE,
         sd3.WITHOUT_T5,
         sdxl.CASE,
+        unclip.CASE,
     )
 }

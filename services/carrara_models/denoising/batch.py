@@ -1,4 +1,4 @@
-"""One network call for many jobs: their rows side by side, each job's numbers as if it were alone."""
+"""One network call for many jobs: their rows side by side, each as if it were alone."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def call_network(
     *,
     inputs: Callable[[DenoisingJob], torch.Tensor] = DenoisingJob.network_input,
     chunk_rows: int | None = None,
+    one_by_one_on_cpu: bool = False,
 ) -> list[torch.Tensor]:
     """Calls the network once for all jobs.
 
@@ -27,10 +28,17 @@ def call_network(
         inputs: Makes a job's x_t [rows, ...].
         chunk_rows: How many rows the pipeline gives the network in one call; None for all that a
             job has.
+        one_by_one_on_cpu: Whether the network depends on the number of rows in more than what
+            `exact_rows` mends. So do UNets with `SimpleCrossAttn` blocks: these leave several rows
+            laid out channels last, one row in the plain layout, and torch's norms, activations and
+            convolutions have a kernel for each. Such a network is called once per job.
 
     Returns:
         For each job, in order, [rows, ...].
     """
+    if one_by_one_on_cpu and len(jobs) > 1 and jobs[0].latents.device.type == "cpu":
+        calls = [call_network([job], network, inputs=inputs, chunk_rows=chunk_rows) for job in jobs]
+        return [output for outputs in calls for output in outputs]
     rows = [job.rows for job in jobs]
     chunks = rows if chunk_rows is None else [chunk_rows] * (sum(rows) // chunk_rows)
     x = torch.cat([inputs(job) for job in jobs])

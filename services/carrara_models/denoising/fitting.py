@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from carrara_models.contracts import Contract, Kind, TensorSpec
 from carrara_models.errors import ContractError
-from carrara_models.parts import DenoisingRequest
+from carrara_models.parts import DenoisingRequest, Sample
 
 
 def agreed_size_factor(produced: Contract, consumer: Contract | None) -> int:
@@ -45,8 +45,72 @@ def agreed_size_factor(produced: Contract, consumer: Contract | None) -> int:
     return factors.pop()
 
 
+def check_consumer(produced: Sequence[Contract], consumer: Contract | None) -> None:
+    """Refuses a consumer that takes something else than the part makes.
+
+    Args:
+        consumer: None where the sample is for the caller.
+
+    Raises:
+        ContractError: It takes another kind, or another shape, or wants what is not made.
+    """
+    if consumer is None:
+        return
+    made = next((contract for contract in produced if contract.kind is consumer.kind), None)
+    if made is None:
+        kinds = " or ".join(_kind_name(contract.kind) for contract in produced)
+        raise ContractError(
+            f"This part makes {kinds}; its consumer takes {_kind_name(consumer.kind)}."
+        )
+    shapes = {spec.name: spec.shape for spec in made.tensors}
+    for spec in consumer.tensors:
+        shape = shapes.get(spec.name)
+        if shape is None and spec.required:
+            raise ContractError(f"This part makes no {spec.name}, which its consumer takes.")
+        if shape is not None and not _meet(shape, spec.shape):
+            raise ContractError(
+                f"This part makes {spec.name} {list(shape)}; its consumer takes "
+                f"{list(spec.shape)} (0 = any)."
+            )
+
+
+def sample_tensors(
+    sample: Sample | None, consumed: Contract, *, device: torch.device, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """What the part before has made, as a denoiser's network takes it.
+
+    Returns:
+        Each tensor of the contract, by its name; an optional one only where the sample has it.
+
+    Raises:
+        ContractError: There is no sample, a tensor is missing or has another shape than the
+            denoiser takes, or pixels have another size than the sample says.
+    """
+    if sample is None:
+        raise ContractError(
+            f"The request has no sample; this part takes {_kind_name(consumed.kind)}."
+        )
+    tensors = {
+        spec.name: checked(spec, sample.tensors, of="sample").to(device, dtype)
+        for spec in consumed.tensors
+        if spec.required or spec.name in sample.tensors
+    }
+    if "pixels" in tensors:
+        size = tuple(tensors["pixels"].shape[2:])
+        if (sample.height, sample.width) != size:
+            raise ContractError(
+                f"The sample says {sample.height} x {sample.width} pixels; "
+                f"its pixels are {size[0]} x {size[1]}."
+            )
+    return tensors
+
+
 def guidance_of(
-    request: DenoisingRequest, guidance_scale: float, *, name: str = "guidance_scale"
+    request: DenoisingRequest,
+    guidance_scale: float,
+    *,
+    name: str = "guidance_scale",
+    at_any_scale: bool = False,
 ) -> float | None:
     """The scale of classifier-free guidance; None where it is off.
 
@@ -55,13 +119,15 @@ def guidance_of(
     Args:
         guidance_scale: As settled.
         name: Of the setting.
+        at_any_scale: Whether it is on at 1 and below too, as in unCLIP, whose pipeline turns it on
+            for all stages if one of them wants it.
 
     Raises:
         ContractError: The request itself asks for guidance, and there is no negative half.
     """
     has_negative = any(tensor.startswith("negative_") for tensor in request.conditioning)
     if has_negative:
-        return guidance_scale if guidance_scale > 1 else None
+        return guidance_scale if at_any_scale or guidance_scale > 1 else None
     if (getattr(request, name) or 0) > 1:
         raise ContractError(
             f"{name} is {getattr(request, name):g}, but the conditioning has no "
@@ -92,11 +158,11 @@ def conditioning_inputs(
     for name, spec in specs.items():
         if not spec.required or name.startswith("negative_"):
             continue
-        positive = _checked(spec, conditioning)
+        positive = checked(spec, conditioning)
         rows = [positive]
         twin = "negative_" + name
         if twin in conditioning and twin in specs:
-            negative = _checked(specs[twin], conditioning)
+            negative = checked(specs[twin], conditioning)
             if negative.shape != positive.shape:
                 raise ContractError(
                     f"{name} are {list(positive.shape)}, {twin} {list(negative.shape)}."
@@ -109,16 +175,34 @@ def conditioning_inputs(
     return inputs
 
 
-def _checked(spec: TensorSpec, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    name = spec.name
-    if name not in conditioning:
-        raise ContractError(f"The conditioning has no {name}.")
-    tensor = conditioning[name]
-    shape = list(tensor.shape)
-    fits = len(shape) == len(spec.shape) and all(
-        size and wanted in (0, size) for size, wanted in zip(shape, spec.shape, strict=True)
+def _kind_name(kind: Kind) -> str:
+    return kind.name.lower().replace("_", " ")
+
+
+def _meet(left: Sequence[int], right: Sequence[int]) -> bool:
+    """Whether two shapes can be one; 0 stands for any size."""
+    return len(left) == len(right) and all(
+        a == b or 0 in (a, b) for a, b in zip(left, right, strict=True)
     )
-    if not fits:
+
+
+def checked(
+    spec: TensorSpec, tensors: Mapping[str, torch.Tensor], *, of: str = "conditioning"
+) -> torch.Tensor:
+    """One tensor of a payload.
+
+    Args:
+        of: How a message calls the payload.
+
+    Raises:
+        ContractError: It is missing or has another shape than the denoiser takes.
+    """
+    name = spec.name
+    if name not in tensors:
+        raise ContractError(f"The {of} has no {name}.")
+    tensor = tensors[name]
+    shape = list(tensor.shape)
+    if 0 in shape or not _meet(shape, spec.shape):
         wanted = ", ".join(str(size) if size else "any" for size in spec.shape)
         raise ContractError(f"{name} are {shape}; the denoiser takes [{wanted}].")
     if not name.endswith("mask") and not tensor.is_floating_point():

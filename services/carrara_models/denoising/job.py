@@ -30,6 +30,8 @@ class DenoisingJob:
         eta: Share of fresh noise in each DDIM step.
         guidance_rescale: 0 = off.
         resize_to: As of `carrara_models.parts.Sample`.
+        picture: Low-resolution picture, noised, whose channels the network sees beside x_t,
+            [n, 3, h, w]; None of a job that starts from noise alone.
     """
 
     latents: torch.Tensor
@@ -42,6 +44,7 @@ class DenoisingJob:
     eta: float = 0.0
     guidance_rescale: float = 0.0
     resize_to: tuple[int, int] | None = None
+    picture: torch.Tensor | None = None
     step: int = 0
     _known_options: frozenset[str] = field(init=False)
 

@@ -18,6 +18,7 @@ a class without a name here, the class's name is its name. Flow matching has sam
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,9 @@ FLOW_SCHEDULERS: Mapping[str, tuple[str, Overrides]] = {
 
 _ALL = {**SCHEDULERS, **FLOW_SCHEDULERS}
 
+# unCLIP's scheduler spreads its steps from the last timestep to the first, and so needs both.
+UNCLIP_MIN_STEPS = 2
+
 
 @dataclass(frozen=True)
 class Samplers:
@@ -74,11 +78,13 @@ class Samplers:
         own: The checkpoint's scheduler; only its class and config are used.
         default: The name that stands for None.
         others: The names that may be chosen beside it.
+        in_pixels: Whether x_t are pixels, whose range clips them as the checkpoint's config says.
     """
 
     own: Any
     default: str
     others: tuple[str, ...] = tuple(SCHEDULERS)
+    in_pixels: bool = False
 
     @property
     def own_name(self) -> str:
@@ -112,6 +118,8 @@ class Samplers:
             scheduler = type(self.own).from_config(self.own.config)
         elif name in self.others:
             class_name, overrides = _ALL[name]
+            if self.in_pixels and overrides == UNCLIPPED:
+                overrides = {}
             scheduler = getattr(diffusers, class_name).from_config(self.own.config, **overrides)
         else:
             raise BadFieldError("scheduler", name, f"one of {', '.join(self.names)}")
@@ -133,18 +141,39 @@ def load_scheduler(checkpoint: Checkpoint, component: str = "scheduler") -> Any:
         raise CheckpointError(f"{folder} cannot be loaded as {class_name}: {error}") from error
 
 
+def check_variance(
+    scheduler: Any, checkpoint: Checkpoint, component: str, *, learned: bool
+) -> None:
+    """Refuses unCLIP's scheduler where its network does not predict the variance that it wants.
+
+    Args:
+        learned: Whether the network predicts a variance.
+
+    Raises:
+        CheckpointError: What the scheduler's config says.
+    """
+    variance_type = scheduler.config.variance_type
+    if variance_type != ("learned_range" if learned else "fixed_small_log"):
+        raise CheckpointError(
+            f"{checkpoint.path / component}: the variance_type {variance_type!r} does not fit its "
+            f"network, which predicts {'the variance too' if learned else 'no variance'}."
+        )
+
+
 def load_samplers(
     checkpoint: Checkpoint,
     component: str = "scheduler",
     *,
     others: tuple[str, ...] = tuple(SCHEDULERS),
     mends_early_configs: bool = False,
+    in_pixels: bool = False,
 ) -> Samplers:
     """Reads the config of the checkpoint's scheduler, from which all are made.
 
     Args:
         others: The names that may be chosen beside the checkpoint's own.
         mends_early_configs: Whether the pipeline corrects configs as `StableDiffusionPipeline` does.
+        in_pixels: As of `Samplers`.
 
     Raises:
         CheckpointError: The config is broken, or `carrara.json` names an unknown scheduler.
@@ -158,7 +187,17 @@ def load_samplers(
         raise CheckpointError(
             f"{checkpoint.path}: carrara.json names the scheduler {default!r}; known: {known}."
         )
-    return Samplers(own=own, default=default, others=others)
+    return Samplers(own=own, default=default, others=others, in_pixels=in_pixels)
+
+
+def takes_variance(scheduler: Any) -> bool:
+    """Whether `scheduler.step` wants the variance that the network predicts beside the noise.
+
+    diffusers' pipelines ask the config alone, which keeps the entry for classes that know no
+    variance, such as DDIM's; their step would then fail over the channels.
+    """
+    knows = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
+    return knows and scheduler.config.variance_type in ("learned", "learned_range")
 
 
 def _as_the_pipeline_mends_it(config: Mapping[str, Any]) -> FrozenDict:
@@ -189,6 +228,9 @@ def _set_timesteps(
     """Sets the timesteps and looks at them, as diffusers would only fail in the middle of a job."""
     trained = scheduler.config.num_train_timesteps
     allowed = f"fewer steps for the scheduler {name}, which was trained on {trained} timesteps"
+    if name == "UnCLIPScheduler" and not UNCLIP_MIN_STEPS <= num_inference_steps <= trained:
+        allowed = f"{UNCLIP_MIN_STEPS} to {trained} for the scheduler {name}"
+        raise BadFieldError("num_inference_steps", num_inference_steps, allowed)
     try:
         if "sigmas" in options:  # their number is the number of steps
             scheduler.set_timesteps(device=device, **options)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffusers.utils import is_bs4_available, is_ftfy_available
+
 from carrara_models.contracts import Argument
+from carrara_models.errors import BadFieldError
+from carrara_models.parts import Texts
 
 
 def text_arguments(*names: str) -> tuple[Argument, ...]:
@@ -24,3 +28,17 @@ def max_sequence_length_argument(*, default: int, maximum: int) -> Argument:
 
 
 CLEAN_CAPTION = Argument("clean_caption", minimum=0, maximum=1, default=0, multiple_of=1)
+
+
+def cleans_caption(texts: Texts) -> bool:
+    """Whether the caption is cleaned, as asked for.
+
+    Raises:
+        BadFieldError: A library for it is missing; diffusers would go on without.
+    """
+    available = {"beautifulsoup4": is_bs4_available(), "ftfy": is_ftfy_available()}
+    missing = [name for name, is_there in available.items() if not is_there]
+    if texts.clean_caption and missing:
+        allowed = f"false, as this text encoder runs without {' and '.join(missing)}"
+        raise BadFieldError("clean_caption", True, allowed)
+    return bool(texts.clean_caption)
