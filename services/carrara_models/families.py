@@ -237,6 +237,30 @@ FAMILIES: Mapping[str, Family] = {
             "decoder": VAE_DECODER,
         },
     ),
+    "FluxPipeline": Family(
+        name="flux",
+        parts={
+            "text-encoder": PartPlan(
+                role="text-encoder",
+                components={
+                    "tokenizer": CLIP_TOKENIZERS,
+                    "tokenizer_2": T5_TOKENIZERS,
+                    "text_encoder": ("CLIPTextModel",),
+                    "text_encoder_2": ("T5EncoderModel",),
+                },
+                module="carrara_models.text_encoders.clip_t5",
+            ),
+            "generator": PartPlan(
+                role="generator",
+                components={
+                    "transformer": ("FluxTransformer2DModel",),
+                    "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+                },
+                module="carrara_models.generators.flux_transformer",
+            ),
+            "decoder": VAE_DECODER,
+        },
+    ),
 }
 
 
