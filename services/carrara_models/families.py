@@ -174,6 +174,21 @@ FAMILIES: Mapping[str, Family] = {
             ),
         },
     ),
+    "IFSuperResolutionPipeline": Family(
+        name="deepfloyd-if-super-resolution",
+        parts={
+            "text-encoder": DEEPFLOYD_TEXT_ENCODER,
+            "super-res": PartPlan(
+                role="decoder",
+                components={
+                    "unet": ("UNet2DConditionModel",),
+                    "scheduler": SCHEDULERS,
+                    "image_noising_scheduler": ("DDPMScheduler",),
+                },
+                module="carrara_models.decoders.super_resolution_unet",
+            ),
+        },
+    ),
     "UnCLIPPipeline": Family(
         name="unclip",
         parts={
@@ -211,30 +226,6 @@ FAMILIES: Mapping[str, Family] = {
                 },
                 module="carrara_models.decoders.unclip_super_res",
             ),
-        },
-    ),
-    "FluxPipeline": Family(
-        name="flux",
-        parts={
-            "text-encoder": PartPlan(
-                role="text-encoder",
-                components={
-                    "tokenizer": CLIP_TOKENIZERS,
-                    "tokenizer_2": T5_TOKENIZERS,
-                    "text_encoder": ("CLIPTextModel",),
-                    "text_encoder_2": ("T5EncoderModel",),
-                },
-                module="carrara_models.text_encoders.clip_t5",
-            ),
-            "generator": PartPlan(
-                role="generator",
-                components={
-                    "transformer": ("FluxTransformer2DModel",),
-                    "scheduler": ("FlowMatchEulerDiscreteScheduler",),
-                },
-                module="carrara_models.generators.flux_transformer",
-            ),
-            "decoder": VAE_DECODER,
         },
     ),
     "FluxPipeline": Family(

@@ -7,6 +7,7 @@ CASES: dict[str, FamilyCase] = {
     case.name: case
     for case in (
         deepfloyd_if.BASE,
+        deepfloyd_if.CASE,
         flux.CASE,
         flux.SCHNELL,
         sd3.CASE,

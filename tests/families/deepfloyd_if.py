@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from diffusers import IFPipeline, UNet2DConditionModel
+from diffusers import IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
 
 from carrara_models.denoising.schedulers import SCHEDULERS, UNCLIPPED
 from families.case import FamilyCase, Settings, to_uint8
@@ -56,6 +56,20 @@ def write_base(folder: Path) -> None:
     UNet2DConditionModel(sample_size=16, in_channels=3, **UNET).save_pretrained(folder / "unet")
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULE)
     _write_index(folder, "IFPipeline")
+
+
+def write_super_resolution(folder: Path) -> None:
+    _write_text_encoder(folder)
+    UNet2DConditionModel(
+        sample_size=32, in_channels=6, class_embed_type="timestep", **UNET
+    ).save_pretrained(folder / "unet")
+    for name in ("scheduler", "image_noising_scheduler"):
+        write_json(folder / name / "scheduler_config.json", SCHEDULE)
+    _write_index(
+        folder,
+        "IFSuperResolutionPipeline",
+        image_noising_scheduler=["diffusers", "DDPMScheduler"],
+    )
 
 
 def _write_text_encoder(folder: Path) -> None:
@@ -168,5 +182,87 @@ BASE = FamilyCase(
     stages={
         "text-encoder": ("tokenizer", "text_encoder"),
         "generator": ("unet", "scheduler"),
+    },
+)
+
+
+def paint(folders: Sequence[Path], settings: Settings) -> np.ndarray:
+    settings = dict(settings)
+    generator = torch.Generator("cpu").manual_seed(settings.pop("seed"))
+    return to_picture(paint_pixels(folders, settings, generator=generator))
+
+
+def paint_pixels(
+    folders: Sequence[Path], settings: Mapping[str, Any], *, generator: torch.Generator
+) -> torch.Tensor:
+    """Base and super-resolution one after the other, one random generator running through both."""
+    prefix = "super_res_"
+    texts = {name: value for name, value in settings.items() if "prompt" in name}
+    base = {name: value for name, value in settings.items() if not name.startswith(prefix)}
+    larger = {
+        name.removeprefix(prefix): value
+        for name, value in settings.items()
+        if name.startswith(prefix)
+    }
+    return run(
+        folders[1],
+        texts | larger,
+        generator=generator,
+        pipeline_class=IFSuperResolutionPipeline,
+        image=run(folders[0], base, generator=generator),
+    )
+
+
+CASE = FamilyCase(
+    name="if",
+    checkpoints=(write_base, write_super_resolution),
+    oracle=paint,
+    settings={
+        "plain": {
+            "prompt": "A large red circle",
+            "seed": 3,
+            "num_inference_steps": 2,
+            "super_res_num_inference_steps": 3,
+        },
+        "noise-and-guidance": {
+            "prompt": "a large red circle",
+            "negative_prompt": "blue",
+            "seed": 2**40 + 1,
+            "num_inference_steps": 3,
+            "guidance_scale": 1.0,
+            "super_res_num_inference_steps": 4,
+            "super_res_guidance_scale": 9.0,
+            "super_res_noise_level": 700,
+            "super_res_scheduler": "dpm++2m",
+        },
+        "sizes": {
+            "prompt": "a blue square",
+            "seed": 5,
+            "num_inference_steps": 2,
+            "height": 24,
+            "super_res_num_inference_steps": 2,
+            "super_res_height": 48,
+            "super_res_width": 40,
+            "super_res_noise_level": 0,
+        },
+        "sigmas": {
+            "prompt": "a blue square",
+            "seed": 6,
+            "num_inference_steps": 2,
+            "super_res_num_inference_steps": 3,
+            "super_res_scheduler": "euler",
+        },
+        "unguided": {
+            "prompt": "",
+            "seed": 7,
+            "num_inference_steps": 2,
+            "super_res_num_inference_steps": 2,
+            "super_res_guidance_scale": 0.0,
+        },
+    },
+    stages={
+        "text-encoder": ("tokenizer", "text_encoder"),
+        "generator": ("unet", "scheduler"),
+        "super-res": ("unet", "scheduler", "image_noising_scheduler"),
     },
 )

@@ -12,9 +12,8 @@ import diffusers
 from carrara_models import limits
 from carrara_models.checkpoints import Checkpoint
 from carrara_models.contracts import Argument
-from carrara_models.errors import BadFieldError
+from carrara_models.errors import BadFieldError, CheckpointError
 from carrara_models.parts import DenoisingRequest, Texts
-
 
 # Settings that several families take.
 ETA = Argument("eta", minimum=0, maximum=1, default=0)
@@ -39,7 +38,12 @@ class Settings:
 
 
 def settle(
-    request: DenoisingRequest, *, defaults: Settings, height: int, width: int, multiple_of: int
+    request: DenoisingRequest,
+    *,
+    defaults: Settings,
+    height: int | None = None,
+    width: int | None = None,
+    multiple_of: int = 0,
 ) -> Settings:
     """Fills in what a request leaves open and checks it all.
 
@@ -47,7 +51,7 @@ def settle(
         defaults: Taken where the request says None.
         height: Taken where the defaults say None too.
         width: Taken where the defaults say None too.
-        multiple_of: Of both sizes.
+        multiple_of: Of both sizes; 0 of a part that has no choice of size.
 
     Raises:
         BadFieldError: A setting is outside its range. Names of schedulers are not looked at here.
@@ -67,6 +71,11 @@ def settle(
     if not limits.MIN_GUIDANCE_SCALE <= scale <= limits.MAX_GUIDANCE_SCALE:
         allowed = f"{limits.MIN_GUIDANCE_SCALE:g} to {limits.MAX_GUIDANCE_SCALE:g}; 0 to 1 is off"
         raise BadFieldError("guidance_scale", scale, allowed)
+    if not multiple_of:
+        for name in ("height", "width"):
+            if getattr(request, name) is not None:
+                raise BadFieldError(name, getattr(request, name), "nothing: it is not chosen here")
+        return settings
     longest = limits.MAX_PIXELS // multiple_of
     for name, size in (("height", settings.height), ("width", settings.width)):
         if size % multiple_of or not multiple_of <= size <= longest:
@@ -102,18 +111,25 @@ def chosen(request: DenoisingRequest | Texts, argument: Argument) -> Any:
 
 
 def pipeline_defaults(
-    checkpoint: Checkpoint, *, scheduler: str, height: int | None, width: int | None, **others: Any
+    checkpoint: Checkpoint,
+    *,
+    scheduler: str,
+    height: int | None = None,
+    width: int | None = None,
+    prefix: str = "",
+    **others: Any,
 ) -> Settings:
     """The defaults of a stage: what `carrara.json` says, else those of the pipeline's call.
 
     Args:
         height: Where `carrara.json` says none.
         width: Likewise.
+        prefix: Of this stage's arguments in the pipeline's call, such as "prior_".
         others: In place of what the pipeline's call has, where it calls them otherwise.
     """
     call = inspect.signature(getattr(diffusers, checkpoint.pipeline_class).__call__).parameters
     own = {
-        name: others.get(name, call[name].default if name in call else 1)
+        name: others.get(name, call[prefix + name].default if prefix + name in call else 1)
         for name in ("num_inference_steps", "guidance_scale")
     }
     chosen = checkpoint.defaults
@@ -126,23 +142,44 @@ def pipeline_defaults(
     )
 
 
+def noise_level_argument(checkpoint: Checkpoint, *, maximum: int) -> Argument:
+    """Timestep to which a low-resolution picture is noised; its default as those of a stage.
+
+    Raises:
+        CheckpointError: The checkpoint's own default is above the maximum.
+    """
+    call = inspect.signature(getattr(diffusers, checkpoint.pipeline_class).__call__).parameters
+    default = _first(checkpoint.defaults.noise_level, min(call["noise_level"].default, maximum))
+    if not 0 <= default <= maximum:
+        raise CheckpointError(
+            f"{checkpoint.path}: carrara.json has a noise_level of {default}; it has a range of "
+            f"0 to {maximum}."
+        )
+    return Argument("noise_level", minimum=0, maximum=maximum, default=default, multiple_of=1)
+
+
 def settings_arguments(
     defaults: Settings,
     *,
-    schedulers: tuple[str, ...],
-    multiple_of: int,
+    schedulers: tuple[str, ...] = (),
+    multiple_of: int = 0,
+    min_inference_steps: int = limits.MIN_INFERENCE_STEPS,
     without: frozenset[str] = frozenset(),
 ) -> tuple[Argument, ...]:
     """The table of arguments that `Describe` answers with.
 
     Args:
+        schedulers: Those that may be chosen; none where there is no choice.
+        multiple_of: Of both sizes; 0 of a part that has no choice of size.
+        min_inference_steps: Where the scheduler cannot do with one.
         without: Those that the part does not have, such as "guidance_scale".
     """
-    longest = limits.MAX_PIXELS // multiple_of
+    longest = limits.MAX_PIXELS // multiple_of if multiple_of else 0
+    sizes = (("height", defaults.height), ("width", defaults.width)) if multiple_of else ()
     arguments = (
         Argument(
             "num_inference_steps",
-            minimum=limits.MIN_INFERENCE_STEPS,
+            minimum=min_inference_steps,
             maximum=limits.MAX_INFERENCE_STEPS,
             default=defaults.num_inference_steps,
         ),
@@ -152,12 +189,12 @@ def settings_arguments(
             maximum=limits.MAX_GUIDANCE_SCALE,
             default=defaults.guidance_scale,
         ),
-        Argument("scheduler", choices=schedulers),
+        *((Argument("scheduler", choices=schedulers),) if schedulers else ()),
         *(
             Argument(
                 name, minimum=multiple_of, maximum=longest, default=default, multiple_of=multiple_of
             )
-            for name, default in (("height", defaults.height), ("width", defaults.width))
+            for name, default in sizes
         ),
     )
     return tuple(argument for argument in arguments if argument.name not in without)
