@@ -23,6 +23,7 @@ from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.fitting import agreed_size_factor, conditioning_inputs, guidance_of
 from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.produced import produced_latents
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
 from carrara_models.denoising.settings import (
@@ -35,7 +36,6 @@ from carrara_models.denoising.settings import (
 from carrara_models.denoising.shifting import dynamic_shift
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError
-from carrara_models.generators.produced import produced_latents
 from carrara_models.parts import DenoisingRequest, Described, Sample
 
 PATCH = 2  # cells along each side of a token

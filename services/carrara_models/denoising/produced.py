@@ -1,4 +1,4 @@
-"""What generators of latents say of them: all of it beside the VAE's config, else the channels."""
+"""What makers of latents say of them: all of it beside the VAE's config, else the channels."""
 
 from __future__ import annotations
 
