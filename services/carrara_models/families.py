@@ -252,6 +252,26 @@ FAMILIES: Mapping[str, Family] = {
             "decoder": VAE_DECODER,
         },
     ),
+    "PixArtSigmaPipeline": Family(
+        name="pixart-sigma",
+        parts={
+            "text-encoder": PartPlan(
+                role="text-encoder",
+                components={"tokenizer": T5_TOKENIZERS, "text_encoder": ("T5EncoderModel",)},
+                module="carrara_models.text_encoders.masked_states",
+            ),
+            "generator": PartPlan(
+                role="generator",
+                components={
+                    # The published checkpoints name the class that it was taken from.
+                    "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"),
+                    "scheduler": SCHEDULERS,
+                },
+                module="carrara_models.generators.latent_transformer",
+            ),
+            "decoder": VAE_DECODER,
+        },
+    ),
 }
 
 

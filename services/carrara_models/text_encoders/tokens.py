@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
+
 from carrara_models.checkpoints import Checkpoint
 from carrara_models.errors import CheckpointError
 
@@ -37,7 +39,8 @@ def check_vocabulary(
     config = text_encoder.config
     folder = checkpoint.path / f"tokenizer{suffix}"
     positions = getattr(config, "max_position_embeddings", None)  # T5 has none
-    if positions is not None and tokenizer.model_max_length > positions:
+    is_limited = tokenizer.model_max_length < VERY_LARGE_INTEGER  # Gemma's is cut by its pipeline
+    if positions is not None and is_limited and tokenizer.model_max_length > positions:
         raise CheckpointError(
             f"{folder} makes up to {tokenizer.model_max_length} tokens; "
             f"text_encoder{suffix} takes {positions}."
@@ -56,7 +59,10 @@ def cut_words(tokenizer: Any, text: str, *, max_length: int) -> str:
         max_length: In tokens, the special ones included.
     """
     whole = tokenizer([text], truncation=False, verbose=False).input_ids[0]
-    return tokenizer.decode(whole[max_length - 1 : -1]) if len(whole) > max_length else ""
+    if len(whole) <= max_length:
+        return ""
+    ends = int(whole[-1] in tokenizer.all_special_ids)  # Gemma marks the start only
+    return tokenizer.decode(whole[max_length - ends : len(whole) - ends])
 
 
 def cut_texts(said: Mapping[str, str], readers: Mapping[str, tuple[Any, int]]) -> dict[str, str]:
