@@ -272,6 +272,32 @@ FAMILIES: Mapping[str, Family] = {
             "decoder": VAE_DECODER,
         },
     ),
+    "SanaPipeline": Family(
+        name="sana",
+        parts={
+            "text-encoder": PartPlan(
+                role="text-encoder",
+                components={
+                    "tokenizer": ("GemmaTokenizer", "GemmaTokenizerFast"),
+                    "text_encoder": ("Gemma2Model",),
+                },
+                module="carrara_models.text_encoders.masked_states",
+            ),
+            "generator": PartPlan(
+                role="generator",
+                components={
+                    "transformer": ("SanaTransformer2DModel",),
+                    "scheduler": ("DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"),
+                },
+                module="carrara_models.generators.latent_transformer",
+            ),
+            "decoder": PartPlan(
+                role="decoder",
+                components={"vae": ("AutoencoderDC",)},
+                module="carrara_models.decoders.autoencoder_dc",
+            ),
+        },
+    ),
 }
 
 

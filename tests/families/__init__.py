@@ -1,6 +1,6 @@
 """All families that the parity tests go through; a new one is a file beside these and a line here."""
 
-from families import deepfloyd_if, flux, pixart_sigma, sd3, sdxl, unclip
+from families import deepfloyd_if, flux, pixart_sigma, sana, sd3, sdxl, unclip
 from families.case import FamilyCase
 
 CASES: dict[str, FamilyCase] = {
@@ -11,6 +11,8 @@ CASES: dict[str, FamilyCase] = {
         flux.CASE,
         flux.SCHNELL,
         pixart_sigma.CASE,
+        sana.CASE,
+        sana.FLOW,
         sd3.CASE,
         sd3.WITHOUT_T5,
         sdxl.CASE,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,14 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers import PixArtTransformer2DModel, SD3Transformer2DModel
 
 from carrara_models.checkpoints import open_checkpoint
 from carrara_models.contracts import Contract, Kind, TensorSpec
+from carrara_models.denoising.binning import SANA_BINS, nearest_bin
+from carrara_models.denoising.run import run_alone
 from carrara_models.errors import BadFieldError, CheckpointError, ContractError, NumericalError
 from carrara_models.parts import DenoisingRequest
 from carrara_models.pruning import prune
-from families import sd3
+from families import pixart_sigma, sana, sd3
 
 VAE = Contract(kind=Kind.LATENTS, tensors=(TensorSpec("latents", (1, 4, 0, 0)),), size_factor=4)
 
@@ -110,3 +113,120 @@ def test_a_transformer_that_makes_other_channels_is_refused(
     SD3Transformer2DModel.from_config(config).save_pretrained(folder / "transformer")
     with pytest.raises(CheckpointError, match="out_channels"):
         load(folder, "generator")
+
+
+def masked_request(dim: int, **settings: Any) -> DenoisingRequest:
+    drawn = torch.Generator().manual_seed(0)
+    conditioning = {
+        prefix + name: tensor
+        for prefix in ("", "negative_")
+        for name, tensor in (
+            ("prompt_embeds", torch.randn(1, 10, dim, generator=drawn)),
+            ("prompt_attention_mask", torch.ones(1, 10, dtype=torch.int64)),
+        )
+    }
+    return DenoisingRequest(conditioning, 1, **{"num_inference_steps": 2} | settings)
+
+
+def test_a_bin_is_painted_and_the_decoder_told_what_was_asked_for(
+    load: Callable[..., Any],
+) -> None:
+    generator = load(pixart_sigma.CASE.folders[0], "generator")
+    wanted = masked_request(pixart_sigma.T5_WIDTH, height=104, width=152)
+    sample = run_alone(generator, wanted)
+    assert (sample.height, sample.width, sample.resize_to) == (208, 304, (104, 152))
+    assert tuple(sample.tensors["latents"].shape) == (1, 4, 26, 38)
+    decoder = load(pixart_sigma.CASE.folders[0], "decoder")
+    assert tuple(decoder.decode(sample).shape) == (1, 3, 104, 152)
+
+
+def test_without_bins_sizes_are_multiples_of_a_patch(load: Callable[..., Any]) -> None:
+    generator = load(pixart_sigma.CASE.folders[0], "generator")
+    plain = masked_request(pixart_sigma.T5_WIDTH, height=104, width=96)
+    generator.start(plain)
+    with pytest.raises(BadFieldError, match="a multiple of 16"):
+        generator.start(replace(plain, use_resolution_binning=False))
+    sizes = replace(plain, use_resolution_binning=False, height=112)
+    job = generator.start(sizes)
+    assert (job.height, job.width, job.resize_to) == (112, 96, None)
+
+
+def test_a_sample_size_without_bins_is_painted_as_asked(
+    checkpoint: Callable[[Any], Path], load: Callable[..., Any]
+) -> None:
+    folder = checkpoint(pixart_sigma.CASE)
+    config = PixArtTransformer2DModel.load_config(folder / "transformer") | {"sample_size": 8}
+    PixArtTransformer2DModel.from_config(config).save_pretrained(folder / "transformer")
+    generator = load(folder, "generator")
+    assert "use_resolution_binning" not in {argument.name for argument in generator.arguments}
+    wanted = masked_request(pixart_sigma.T5_WIDTH)
+    job = generator.start(wanted)
+    assert (job.height, job.width, job.resize_to) == (64, 64, None)
+    with pytest.raises(BadFieldError, match="no bins"):
+        generator.start(replace(wanted, use_resolution_binning=True))
+
+
+def test_a_bin_above_the_limit_of_pixels_is_refused() -> None:
+    with pytest.raises(BadFieldError, match="4096 x 4096") as refusal:
+        nearest_bin(1024, 1024, SANA_BINS[128])
+    assert refusal.value.field == "use_resolution_binning"
+
+
+def test_a_transformer_by_its_earlier_name_is_loaded(
+    checkpoint: Callable[[Any], Path], load: Callable[..., Any]
+) -> None:
+    """The published checkpoints say Transformer2DModel, and diffusers maps it to PixArt's."""
+    folder = checkpoint(pixart_sigma.CASE)
+    for file, change in (
+        ("model_index.json", {"transformer": ["diffusers", "Transformer2DModel"]}),
+        ("transformer/config.json", {"_class_name": "Transformer2DModel"}),
+    ):
+        content = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(content | change))
+    wanted = masked_request(pixart_sigma.T5_WIDTH, height=64, width=64)
+    early = run_alone(load(folder, "generator"), wanted)
+    named = run_alone(load(pixart_sigma.CASE.folders[0], "generator"), wanted)
+    assert torch.equal(early.tensors["latents"], named.tensors["latents"])
+    settings = pixart_sigma.CASE.settings["as-asked"]
+    pixart_sigma.paint([folder], settings)  # the oracle can load it too
+
+
+@pytest.mark.parametrize(
+    ("case", "component", "changes", "message"),
+    [
+        (pixart_sigma.CASE, "transformer", {"use_additional_conditions": True}, "additional"),
+        (sana.CASE, "transformer", {"guidance_embeds": True}, "guidance_embeds"),
+        (sana.FLOW, "scheduler", {"use_dynamic_shifting": True}, "does not tell a scheduler"),
+    ],
+)
+def test_a_config_that_the_pipeline_cannot_run_is_refused(
+    checkpoint: Callable[[Any], Path],
+    load: Callable[..., Any],
+    case: Any,
+    component: str,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    folder = checkpoint(case)
+    if component == "transformer":
+        model = load(folder, "generator").transformer
+        config = dict(model.config) | changes
+        type(model).from_config(config).save_pretrained(folder / "transformer")
+    else:
+        file = folder / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=message):
+        load(folder, "generator")
+
+
+def test_sana_keeps_its_latents_in_float32(load: Callable[..., Any]) -> None:
+    generator = load(sana.CASE.folders[0], "generator", torch.bfloat16)
+    sample = run_alone(generator, masked_request(sana.GEMMA_WIDTH, height=128, width=128))
+    assert sample.tensors["latents"].dtype == torch.float32
+
+
+def test_sana_without_bins_wants_whole_cells(load: Callable[..., Any]) -> None:
+    generator = load(sana.CASE.folders[0], "generator")
+    wanted = masked_request(sana.GEMMA_WIDTH, height=128, width=104, use_resolution_binning=False)
+    with pytest.raises(BadFieldError, match="a multiple of 32"):
+        generator.start(wanted)
