@@ -14,8 +14,8 @@ from carrara_models.checkpoints import open_checkpoint, stages_of
 from carrara_models.contracts import Contract, Kind
 from carrara_models.denoising.run import run_alone
 from carrara_models.families import argument_prefix, load_part
-from carrara_models.parts import Decoder, Denoiser, DenoisingRequest, Sample, TextEncoder, Texts
-from carrara_models.pixels import to_uint8
+from carrara_models.parts import Denoiser, DenoisingRequest, Sample, TextEncoder, Texts
+from carrara_models.pixels import handed_on, to_uint8
 
 _TEXTS = {field.name for field in fields(Texts)} - {"negative"}
 _REQUEST = {field.name for field in fields(DenoisingRequest)}
@@ -36,15 +36,26 @@ def load_parts(folders: Sequence[Path], *, dtype: torch.dtype = torch.float32) -
 def paint(parts: Sequence[Any], settings: Mapping[str, Any]) -> np.ndarray:
     """Paints one picture, uint8 [H, W, 3]; settings as of `Cascade.generate`."""
     sample: Sample | None = None
+    pixels: torch.Tensor | None = None
     for part, request in requests(parts, settings):
         request = following(request, sample)
         if isinstance(part, Denoiser):
             sample = run_alone(part, request)
+            pixels = sample.tensors.get("pixels")
         else:
-            assert isinstance(part, Decoder)
             pixels = part.decode(sample)
-            sample = replace(sample, tensors={"pixels": pixels})
-    return to_uint8(sample.tensors["pixels"])
+            sample = decoded(sample, pixels)
+    return to_uint8(pixels)
+
+
+def decoded(sample: Sample, pixels: torch.Tensor) -> Sample:
+    """The sample of a decoder of latents, as a next part gets it; the random state passes by."""
+    return Sample(
+        tensors={"pixels": handed_on(pixels)},
+        height=pixels.shape[2],
+        width=pixels.shape[3],
+        random_state=sample.random_state,
+    )
 
 
 def following(request: DenoisingRequest, sample: Sample | None) -> DenoisingRequest:

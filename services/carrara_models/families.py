@@ -99,6 +99,11 @@ LATENT_UNET = PartPlan(
     module="carrara_models.generators.latent_unet",
 )
 
+CLIP_TEXT_ENCODER = PartPlan(
+    role="text-encoder",
+    components={"tokenizer": CLIP_TOKENIZERS, "text_encoder": ("CLIPTextModel",)},
+    module="carrara_models.text_encoders.clip",
+)
 DEEPFLOYD_TEXT_ENCODER = PartPlan(
     role="text-encoder",
     components={"tokenizer": T5_TOKENIZERS, "text_encoder": ("T5EncoderModel",)},
@@ -109,11 +114,7 @@ FAMILIES: Mapping[str, Family] = {
     "StableDiffusionPipeline": Family(
         name="stable-diffusion",
         parts={
-            "text-encoder": PartPlan(
-                role="text-encoder",
-                components={"tokenizer": CLIP_TOKENIZERS, "text_encoder": ("CLIPTextModel",)},
-                module="carrara_models.text_encoders.clip",
-            ),
+            "text-encoder": CLIP_TEXT_ENCODER,
             "generator": LATENT_UNET,
             "decoder": VAE_DECODER,
         },
@@ -187,6 +188,22 @@ FAMILIES: Mapping[str, Family] = {
                 },
                 module="carrara_models.decoders.super_resolution_unet",
             ),
+        },
+    ),
+    "StableDiffusionUpscalePipeline": Family(
+        name="stable-diffusion-x4-upscaler",
+        parts={
+            "text-encoder": CLIP_TEXT_ENCODER,
+            "upscaler": PartPlan(
+                role="decoder",
+                components={
+                    "unet": ("UNet2DConditionModel",),
+                    "low_res_scheduler": ("DDPMScheduler",),
+                    "scheduler": SCHEDULERS,
+                },
+                module="carrara_models.decoders.upscaling_unet",
+            ),
+            "decoder": VAE_DECODER,
         },
     ),
     "UnCLIPPipeline": Family(

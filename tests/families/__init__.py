@@ -1,6 +1,6 @@
 """All families that the parity tests go through; a new one is a file beside these and a line here."""
 
-from families import deepfloyd_if, flux, pixart_sigma, sana, sd3, sdxl, unclip
+from families import deepfloyd_if, flux, pixart_sigma, sana, sd3, sd_upscale, sdxl, unclip
 from families.case import FamilyCase
 
 CASES: dict[str, FamilyCase] = {
@@ -8,6 +8,8 @@ CASES: dict[str, FamilyCase] = {
     for case in (
         deepfloyd_if.BASE,
         deepfloyd_if.CASE,
+        sd_upscale.CASE,
+        sd_upscale.IF_THREE,
         flux.CASE,
         flux.SCHNELL,
         pixart_sigma.CASE,

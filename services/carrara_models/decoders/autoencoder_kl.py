@@ -19,6 +19,9 @@ from carrara_models.describing import described
 from carrara_models.errors import ContractError, NumericalError
 from carrara_models.parts import Described, Sample
 
+# What StableDiffusionUpscalePipeline takes whatever the config says: early ones said none.
+UPSCALER_SCALING_FACTOR = 0.08333
+
 
 @dataclass(frozen=True)
 class VaeDecoder(Described):
@@ -96,6 +99,8 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
         CheckpointError: A file is broken.
     """
     vae = load_component(checkpoint, "vae", loader=AutoencoderKL, dtype=dtype)
+    if checkpoint.pipeline_class == "StableDiffusionUpscalePipeline":
+        vae.register_to_config(scaling_factor=UPSCALER_SCALING_FACTOR)
     if dtype == torch.float16 and vae.config.force_upcast:
         # Its activations leave the range of float16; diffusers' pipelines decode it in float32 too.
         dtype = torch.float32
