@@ -163,21 +163,19 @@ def _byte_alphabet() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(hidden))]
 
 
-def clip_text_config(
-    vocabulary: dict[str, int], *, width: int, **changes: Any
-) -> CLIPTextConfig:
-    options: dict[str, Any] = dict(
-        vocab_size=len(vocabulary),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=77,
-        bos_token_id=vocabulary[START],
-        eos_token_id=vocabulary[END],
-        pad_token_id=vocabulary["!"],
-    )
+def clip_text_config(vocabulary: dict[str, int], *, width: int, **changes: Any) -> CLIPTextConfig:
+    options: dict[str, Any] = {
+        "vocab_size": len(vocabulary),
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "projection_dim": width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 77,
+        "bos_token_id": vocabulary[START],
+        "eos_token_id": vocabulary[END],
+        "pad_token_id": vocabulary["!"],
+    }
     return CLIPTextConfig(**options | changes)
 
 
@@ -187,15 +185,15 @@ def write_text_encoder(folder: Path, vocabulary: dict[str, int], *, width: int) 
 
 def write_vae(folder: Path, *, block_out_channels: tuple[int, ...], **changes: Any) -> None:
     depth = len(block_out_channels)
-    options: dict[str, Any] = dict(
-        block_out_channels=block_out_channels,
-        down_block_types=("DownEncoderBlock2D",) * depth,
-        up_block_types=("UpDecoderBlock2D",) * depth,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=64,
-        scaling_factor=0.18215,
-    )
+    options: dict[str, Any] = {
+        "block_out_channels": block_out_channels,
+        "down_block_types": ("DownEncoderBlock2D",) * depth,
+        "up_block_types": ("UpDecoderBlock2D",) * depth,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "sample_size": 64,
+        "scaling_factor": 0.18215,
+    }
     AutoencoderKL(**options | changes).save_pretrained(folder)
 
 

@@ -12,6 +12,7 @@ with Cascade.connect(
 """
 
 from carrara.aio import AsyncCascade
+from carrara.arguments import GenerateArguments
 from carrara.cascade import Cascade
 from carrara.exceptions import (
     AccessDeniedError,
@@ -50,6 +51,7 @@ __all__ = [
     "DeadlineError",
     "FieldViolation",
     "Finished",
+    "GenerateArguments",
     "GeneratedImage",
     "GenerationResult",
     "GenerationWarning",

@@ -13,22 +13,31 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import numpy as np
 from PIL import Image
 
-from carrara.chain import Chain, Step, link
+from carrara.arguments import (
+    NAMES,
+    OF_THE_REQUEST,
+    GenerateArguments,
+    full_names,
+    values_for,
+)
+from carrara.chain import Chain, Step, held_to, link
 from carrara.connections import Request, Stage
 from carrara.exceptions import CascadeClosedError, InternalStageError
+from carrara.manifest import read_manifest
 from carrara.outcomes import Outcome
-from carrara.prompts import Prompt, check, refusal, seeds_for
+from carrara.prompts import Prompt, check, read, refusal
 from carrara.results import Event, Finished, GenerationResult, Preview, Progress, Queued
-from carrara.runtimes import RunningStages, start_embedded
+from carrara.runtimes import RunningStages, StageToRun, start_embedded
 from carrara.tensors import TensorError, to_numpy
 from carrara.v1 import stage_pb2, text_encoder_pb2
 from carrara.v1.tensor_pb2 import Tensor
 
+DEFAULT_TIMEOUT_SECONDS = 600.0
 MAX_IMAGES_AT_ONCE = 16  # of one request, so that it leaves room in the stages' queues
 
 Emit = Callable[[Event], None]
@@ -36,7 +45,7 @@ T = TypeVar("T")
 
 
 class AsyncCascade:
-    """A chain of connected stages; made by `connect` or `embedded`, not by calling the class.
+    """A chain of connected stages; made by `connect`, `embedded` or `load`.
 
         async with await AsyncCascade.connect(
             text_encoders=["localhost:50051"],
@@ -67,7 +76,7 @@ class AsyncCascade:
         Args:
             text_encoders: Addresses, each one stage: `host:port`, `unix:/path` or `dns:///name:port`;
                 replicas of one stage stand in one string, `host:a,host:b`, and take turns.
-            generators: Likewise, in the order of the image's way.
+            generators: Likewise. What they consume and produce gives their order.
             decoders: Likewise.
 
         Raises:
@@ -91,28 +100,83 @@ class AsyncCascade:
             raise
 
     @classmethod
-    async def embedded(cls, checkpoint: str | PathLike[str] | None = None) -> Self:
-        """Runs all stages of a checkpoint in this process.
+    async def embedded(cls, *checkpoints: str | PathLike[str]) -> Self:
+        """Runs all stages of a checkpoint, or of several that make one cascade, in this process.
 
         Args:
-            checkpoint: Name of one that ships with Carrara, or a folder; None for the default.
+            checkpoints: Names of such as ship with Carrara, or folders, in the order of the image's
+                way; none for the default.
 
         Raises:
             MissingExtraError: The services are not installed.
         """
-        name = None if checkpoint is None else fspath(checkpoint)
-        running = await asyncio.to_thread(start_embedded, name)
+        names = [fspath(checkpoint) for checkpoint in checkpoints]
+        running = await asyncio.to_thread(start_embedded, checkpoints=names)
+        return await cls._beside(
+            running,
+            text_encoders=running.text_encoders,
+            generators=running.generators,
+            decoders=running.decoders,
+        )
+
+    @classmethod
+    async def load(cls, path: str | PathLike[str]) -> Self:
+        """Connects to the stages of a manifest; those without an address run in this process.
+
+        Args:
+            path: Of a `cascade.toml`; see `carrara.manifest`.
+
+        Raises:
+            InvalidArgumentError: The manifest cannot be read.
+            ContractError: A stage has other weights than the manifest says, or as of `connect`.
+        """
+        manifest = read_manifest(path)
+        to_run = [
+            StageToRun(stage.stage, stage.checkpoint, stage.also_accepts)
+            for stage in manifest.stages
+            if stage.address is None and stage.checkpoint is not None
+        ]
+        running = await asyncio.to_thread(start_embedded, stages=to_run) if to_run else None
+        started = {
+            "text-encoder": iter(running.text_encoders if running else ()),
+            "generator": iter(running.generators if running else ()),
+            "decoder": iter(running.decoders if running else ()),
+        }
+        addresses: dict[str, list[str]] = {role: [] for role in started}
+        for stage in manifest.stages:
+            address = stage.address or next(started[stage.role])
+            addresses[stage.role].append(address)
+        cascade = await cls._beside(
+            running,
+            text_encoders=addresses["text-encoder"],
+            generators=addresses["generator"],
+            decoders=addresses["decoder"],
+        )
         try:
-            cascade = await cls.connect(
-                text_encoders=running.text_encoders,
-                generators=running.generators,
-                decoders=running.decoders,
-            )
+            cascade._chain = held_to(cascade._chain, manifest)
         except BaseException:
-            await asyncio.to_thread(running.close)
+            await cascade.aclose()
+            raise
+        return cascade
+
+    @classmethod
+    async def _beside(cls, running: RunningStages | None, **addresses: Sequence[str]) -> Self:
+        """Connects, and ends what runs in this process if that fails."""
+        try:
+            cascade = await cls.connect(**addresses)
+        except BaseException:
+            if running is not None:
+                await asyncio.to_thread(running.close)
             raise
         cascade._running = running
         return cascade
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The names of all settings that this cascade takes."""
+        stages = (*self._chain.encoders, *(step.stage for step in self._chain.steps))
+        taken = {name for stage in stages for name in full_names(stage)}
+        return tuple(sorted((taken | set(OF_THE_REQUEST)) & set(NAMES)))
 
     @property
     def descriptions(self) -> tuple[tuple[str, str, stage_pb2.DescribeResponse], ...]:
@@ -120,70 +184,27 @@ class AsyncCascade:
         return tuple((stage.role, stage.address, stage.description) for stage in self._chain.stages)
 
     async def generate(
-        self,
-        prompt: str | None = None,
-        *,
-        negative_prompt: str | None = None,
-        num_images: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        scheduler: str | None = None,
-        seed: int | Sequence[int] | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        timeout_seconds: float = 600,
+        self, prompt: str | None = None, **settings: Unpack[GenerateArguments]
     ) -> GenerationResult:
         """Paints pictures. What is not given takes the stages' default.
 
         Args:
             prompt: Any text, an empty one included; None only for a cascade without text encoders.
-            negative_prompt: What to steer away from; needs guidance.
-            num_images: One by default, or as many as there are seeds.
-            num_inference_steps: 1 to the stage's limit.
-            guidance_scale: 0 to 1 is off.
-            scheduler: A name that the generator knows.
-            seed: 0 to 2^64 - 1; image i has `seed + i` modulo 2^64. Or a list with one for each
-                image. None draws one; the result tells which.
-            height: Pixels, a multiple of the model's size factor.
-            width: Likewise.
-            timeout_seconds: For everything together.
+            settings: See `carrara.arguments.GenerateArguments`; `Cascade.settings` names those that
+                this cascade takes.
 
         Raises:
             CarraraError: See `carrara.exceptions`; nothing has been computed if it is an
                 `InvalidArgumentError` of this client.
         """
-        async with aclosing(
-            self.stream(
-                prompt,
-                negative_prompt=negative_prompt,
-                num_images=num_images,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                scheduler=scheduler,
-                seed=seed,
-                height=height,
-                width=width,
-                timeout_seconds=timeout_seconds,
-            )
-        ) as events:
+        async with aclosing(self.stream(prompt, **settings)) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     return event.result
         raise AssertionError("a stream ends with Finished or an exception")
 
     async def stream(
-        self,
-        prompt: str | None = None,
-        *,
-        negative_prompt: str | None = None,
-        num_images: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        scheduler: str | None = None,
-        seed: int | Sequence[int] | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        timeout_seconds: float = 600,
+        self, prompt: str | None = None, **settings: Unpack[GenerateArguments]
     ) -> AsyncGenerator[Event, None]:
         """Paints pictures and tells how far they are; arguments and exceptions as of `generate`.
 
@@ -194,18 +215,10 @@ class AsyncCascade:
         """
         if self._closed:
             raise CascadeClosedError("the cascade has been closed")
+        timeout_seconds = settings.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
         if not 0 < timeout_seconds < math.inf:
             raise refusal("timeout_seconds", timeout_seconds, "more than 0, and finite")
-        wanted = Prompt(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            seeds=seeds_for(seed, num_images=num_images),
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            scheduler=scheduler,
-            height=height,
-            width=width,
-        )
+        wanted = read(prompt, settings)
         check(wanted, self._chain)
 
         events: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -269,11 +282,16 @@ class AsyncCascade:
         self, index: int, wanted: Prompt, outcome: Outcome, request: Request, emit: Emit
     ) -> stage_pb2.Conditioning:
         stage = self._chain.encoders[index]
+        known = {argument.name for argument in stage.description.arguments}
         message = text_encoder_pb2.EncodeRequest(
             prompt=wanted.prompt,
-            negative_prompt=wanted.negative_prompt if outcome.guided else None,
             guidance=outcome.guided,
             stage_fingerprint=stage.description.fingerprint,
+            **{  # type: ignore[arg-type]
+                name: value
+                for name, value in wanted.texts.items()
+                if name in known and (outcome.guided or not name.startswith("negative_"))
+            },
         )
         result = await stage.encode(
             message, request=request, on_attempt=partial(outcome.count_attempt, index)
@@ -294,7 +312,14 @@ class AsyncCascade:
         sample: stage_pb2.Sample | None = None
         for step in self._chain.steps:
             conditioning = None if step.encoder is None else conditionings[step.encoder]
-            job = _job(step, wanted, conditioning, sample, seed=wanted.seeds[image_index])
+            job = _job(
+                step,
+                wanted,
+                conditioning,
+                sample,
+                seed=wanted.seeds[image_index],
+                stages=[each.stage for each in self._chain.steps],
+            )
             progress = Progress(step.stage.role, step.stage_index, 0, 1, image_index)
 
             def on_event(event: stage_pb2.Event, step: Step = step) -> None:
@@ -341,10 +366,9 @@ def _job(
     sample: stage_pb2.Sample | None,
     *,
     seed: int,
+    stages: Sequence[Stage],
 ) -> stage_pb2.Job:
-    description = step.stage.description
-    taken = {argument.name for argument in description.arguments}
-    given = {name: value for name, value in wanted.arguments.items() if name in taken}
+    given = values_for(step.stage, wanted.arguments, stages=stages)
     return stage_pb2.Job(
         arguments=stage_pb2.Arguments(**given),  # type: ignore[arg-type]
         conditioning=conditioning,
@@ -357,7 +381,7 @@ def _job(
             if step.consumer is not None
             else stage_pb2.OUTPUT_FORMAT_UINT8
         ),
-        stage_fingerprint=description.fingerprint,
+        stage_fingerprint=step.stage.description.fingerprint,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Generator, Iterable, Sequence
+from collections.abc import Coroutine, Generator, Iterable
 from concurrent.futures import Future, wait
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from carrara.aio import AsyncCascade
+from carrara.arguments import GenerateArguments
 from carrara.exceptions import CascadeClosedError
 from carrara.results import Event, GenerationResult
 from carrara.v1 import stage_pb2
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 
 class Cascade:
-    """A chain of connected stages; made by `connect` or `embedded`, not by calling the class.
+    """A chain of connected stages; made by `connect`, `embedded` or `load`.
 
         with Cascade.embedded() as cascade:
             result = cascade.generate("a large red circle", seed=7)
@@ -47,9 +48,14 @@ class Cascade:
         )
 
     @classmethod
-    def embedded(cls, checkpoint: str | PathLike[str] | None = None) -> Self:
+    def embedded(cls, *checkpoints: str | PathLike[str]) -> Self:
         """Runs all stages of a checkpoint in this process; as `AsyncCascade.embedded`."""
-        return cls._opened(AsyncCascade.embedded(checkpoint))
+        return cls._opened(AsyncCascade.embedded(*checkpoints))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Opens the cascade of a manifest; as `AsyncCascade.load`."""
+        return cls._opened(AsyncCascade.load(path))
 
     @classmethod
     def _opened(cls, opening: Coroutine[Any, Any, AsyncCascade]) -> Self:
@@ -61,67 +67,26 @@ class Cascade:
             raise
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """The names of all settings that this cascade takes."""
+        return self._cascade.settings
+
+    @property
     def descriptions(self) -> tuple[tuple[str, str, stage_pb2.DescribeResponse], ...]:
         """Role, address and description of every stage, in the order of the chain."""
         return self._cascade.descriptions
 
     def generate(
-        self,
-        prompt: str | None = None,
-        *,
-        negative_prompt: str | None = None,
-        num_images: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        scheduler: str | None = None,
-        seed: int | Sequence[int] | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        timeout_seconds: float = 600,
+        self, prompt: str | None = None, **settings: Unpack[GenerateArguments]
     ) -> GenerationResult:
         """Paints pictures; as `AsyncCascade.generate`. Ctrl-C cancels the running jobs."""
-        return self._loop.run(
-            self._cascade.generate(
-                prompt,
-                negative_prompt=negative_prompt,
-                num_images=num_images,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                scheduler=scheduler,
-                seed=seed,
-                height=height,
-                width=width,
-                timeout_seconds=timeout_seconds,
-            )
-        )
+        return self._loop.run(self._cascade.generate(prompt, **settings))
 
     def stream(
-        self,
-        prompt: str | None = None,
-        *,
-        negative_prompt: str | None = None,
-        num_images: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        scheduler: str | None = None,
-        seed: int | Sequence[int] | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        timeout_seconds: float = 600,
+        self, prompt: str | None = None, **settings: Unpack[GenerateArguments]
     ) -> Generator[Event, None, None]:
         """Paints pictures and tells how far they are; as `AsyncCascade.stream`."""
-        events = self._cascade.stream(
-            prompt,
-            negative_prompt=negative_prompt,
-            num_images=num_images,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            scheduler=scheduler,
-            seed=seed,
-            height=height,
-            width=width,
-            timeout_seconds=timeout_seconds,
-        )
+        events = self._cascade.stream(prompt, **settings)
 
         async def next_event() -> Event | None:
             return await anext(events, None)

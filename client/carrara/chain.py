@@ -5,14 +5,18 @@ It knows nothing of connections; it works on what the stages tell about themselv
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, permutations, product
 
 from carrara.connections import ROLE_NAMES, Stage
 from carrara.contracts import kind_name, mismatch
 from carrara.exceptions import ContractError
+from carrara.manifest import Manifest
 from carrara.v1.stage_pb2 import KIND_CONDITIONING, KIND_IMAGE, Contract, Port
+
+_MAX_ORDERED = 5  # stages of one role; more are taken in the order given
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Chain:
-    """The stages of a cascade in the order in which an image passes through them."""
+    """The stages of a cascade in the order in which an image passes through them.
+
+    Attributes:
+        belongs_together: Whether a manifest names the weights of all stages, so that nobody need be
+            told that a contract could be checked by structure only.
+    """
 
     encoders: tuple[Stage, ...]
     steps: tuple[Step, ...]
+    belongs_together: bool = False
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -49,11 +59,12 @@ def link(encoders: Sequence[Stage], painters: Sequence[Stage]) -> Chain:
 
     Args:
         encoders: Text encoders, in any order: each painter takes the first that fits.
-        painters: Generators and decoders, in the order of the image's way.
+        painters: Generators, then decoders. Inside each role what they consume and produce gives
+            their order; where that leaves a choice, the given one.
 
     Raises:
         ContractError: Two of them do not fit, or one is not what it was given as; the message names
-            both sides.
+            both sides. Or several orders fit, and the given one does not.
     """
     for stage in (*encoders, *painters):
         role = ROLE_NAMES.get(stage.description.role, "stage of an unknown role")
@@ -64,10 +75,86 @@ def link(encoders: Sequence[Stage], painters: Sequence[Stage]) -> Chain:
                 address=stage.address,
                 reason="CONTRACT",
             )
+    painters, consumed = _in_order(painters)
     feeding = [_encoder_for(stage, encoders) for stage in painters]
     for index, encoder in enumerate(encoders):
         if index not in feeding:
             raise _refusal(encoder, f"no stage of this cascade consumes what {encoder} produces")
+    return Chain(
+        tuple(encoders),
+        tuple(
+            Step(stage, len(encoders) + index, encoder, consumer)
+            for index, (stage, encoder, consumer) in enumerate(
+                zip(painters, feeding, [*consumed, None], strict=True)
+            )
+        ),
+    )
+
+
+def held_to(chain: Chain, manifest: Manifest) -> Chain:
+    """Holds the weights of connected stages to those that a manifest names.
+
+    Args:
+        manifest: With the stages of each role in the order in which they were given to `link`.
+
+    Returns:
+        The chain; it belongs together if the manifest names the weights of all its stages.
+
+    Raises:
+        ContractError: A stage has other weights.
+    """
+    wanted = {stage.fingerprint for stage in manifest.stages if stage.fingerprint}
+    have = {stage.description.fingerprint for stage in chain.stages}
+    for stage in manifest.stages:
+        if stage.fingerprint and stage.fingerprint not in have:
+            others = [
+                each
+                for each in chain.stages
+                if each.role == stage.role and each.description.fingerprint not in wanted
+            ]
+            at = f"{others[0]} has {others[0].description.fingerprint}" if others else "none has"
+            raise ContractError(
+                f"the manifest's {stage.stage} has the fingerprint {stage.fingerprint}; {at}",
+                role=stage.role,
+                address=stage.address,
+                reason="FINGERPRINT",
+            )
+    return replace(chain, belongs_together=all(stage.fingerprint for stage in manifest.stages))
+
+
+def _in_order(painters: Sequence[Stage]) -> tuple[Sequence[Stage], list[Contract]]:
+    """Puts generators and decoders into an order in which each fits the next.
+
+    Returns:
+        The stages, and what each but the first consumes of the one before.
+    """
+    try:
+        return painters, _links(painters)
+    except ContractError as error:
+        refusal = error
+    found: list[tuple[Sequence[Stage], list[Contract]]] = []
+    generators = [stage for stage in painters if stage.role == "generator"]
+    decoders = [stage for stage in painters if stage.role != "generator"]
+    if max(len(generators), len(decoders)) <= _MAX_ORDERED:
+        for first, second in product(permutations(generators), permutations(decoders)):
+            with contextlib.suppress(ContractError):
+                found.append(((*first, *second), _links([*first, *second])))
+    if not found:
+        raise refusal
+    if len(found) > 1:
+        ways = " or ".join(", ".join(str(stage) for stage in order) for order, _ in found)
+        raise _refusal(
+            painters[0], f"the stages fit in several orders; give them in the one meant: {ways}"
+        )
+    return found[0]
+
+
+def _links(painters: Sequence[Stage]) -> list[Contract]:
+    """What each stage but the first consumes of the one before.
+
+    Raises:
+        ContractError: The stages do not fit in this order.
+    """
     first, last = painters[0], painters[-1]
     for port in _sample_ports(first):
         if port.required:
@@ -79,15 +166,7 @@ def link(encoders: Sequence[Stage], painters: Sequence[Stage]) -> Chain:
         raise _refusal(
             last, f"{last} is the last stage and produces {made}, but the caller consumes an image"
         )
-    return Chain(
-        tuple(encoders),
-        tuple(
-            Step(stage, len(encoders) + index, encoder, consumer)
-            for index, (stage, encoder, consumer) in enumerate(
-                zip(painters, feeding, [*consumed, None], strict=True)
-            )
-        ),
-    )
+    return consumed
 
 
 def _encoder_for(stage: Stage, encoders: Sequence[Stage]) -> int | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import cast
 
 from PIL import Image
 
+from carrara.arguments import Value, kind_of, prefix_of, values_for
 from carrara.chain import Chain
 from carrara.prompts import Prompt
 from carrara.results import (
@@ -29,9 +30,11 @@ class Outcome:
     """The result of one request in the making.
 
     Attributes:
-        guidance_scale: As given, else the first stage's default that has one; None without any.
+        settings: Of all generators and decoders, as given, else their defaults.
+        guidance_scale: Of the stage that paints; None where it has none.
         num_inference_steps: Likewise.
         scheduler: Likewise.
+        guided: Whether any stage needs the negative half: a scale from 0 to 1 is off.
     """
 
     def __init__(self, chain: Chain, wanted: Prompt) -> None:
@@ -40,34 +43,26 @@ class Outcome:
         self._attempts = [0 for _ in chain.stages]
         self._provenance: list[stage_pb2.Provenance | None] = [None for _ in chain.stages]
         self._warnings: dict[GenerationWarning, None] = {}  # a set that keeps the order
-        defaults: dict[str, float | str] = {}
-        for step in reversed(chain.steps):
-            for argument in step.stage.description.arguments:
-                if argument.choices:
-                    defaults[argument.name] = argument.choices[0]
-                elif argument.HasField("default_number"):
-                    defaults[argument.name] = argument.default_number
-        settings = defaults | wanted.arguments
-        steps, scale = settings.get("num_inference_steps"), settings.get("guidance_scale")
-        self.num_inference_steps = None if steps is None else int(steps)
-        self.guidance_scale = None if scale is None else float(scale)
-        self.scheduler = None if "scheduler" not in settings else str(settings["scheduler"])
+        self.settings = _resolved(chain, wanted)
+        steps, scale = (
+            self.settings.get(name) for name in ("num_inference_steps", "guidance_scale")
+        )
+        self.num_inference_steps = None if steps is None else int(steps)  # type: ignore[arg-type]
+        self.guidance_scale = None if scale is None else float(scale)  # type: ignore[arg-type]
+        scheduler = self.settings.get("scheduler")
+        self.scheduler = None if scheduler is None else str(scheduler)
+        self.guided = _is_guided(chain, wanted, self.settings)
         if wanted.negative_prompt is not None and not self.guided:
             self._warnings[
                 GenerationWarning(
                     code="NEGATIVE_PROMPT_UNUSED",
                     message="the negative prompt has no effect: "
                     f"guidance is off at a guidance_scale of {self.guidance_scale:g}"
-                    if self.guidance_scale is not None
+                    if self.guidance_scale is not None and self.guidance_scale <= 1
                     else "the negative prompt has no effect: no stage takes a guidance_scale",
                     field="negative_prompt",
                 )
             ] = None
-
-    @property
-    def guided(self) -> bool:
-        """Whether the negative half is needed: a scale from 0 to 1 is off."""
-        return self.guidance_scale is not None and self.guidance_scale > 1
 
     def count_attempt(self, stage_index: int) -> None:
         """Counts one call to a stage, whether it succeeds or not."""
@@ -80,6 +75,9 @@ class Outcome:
             usage[name] += getattr(result.usage, name)
         self._provenance[stage_index] = result.provenance
         for warning in cast(Iterable[stage_pb2.Warning], result.warnings):
+            unverified = warning.code == stage_pb2.WARNING_CODE_CONTRACT_UNVERIFIED
+            if unverified and self._chain.belongs_together:
+                continue
             try:
                 code = stage_pb2.WarningCode.Name(warning.code).removeprefix("WARNING_CODE_")
             except ValueError:  # of a newer stage
@@ -100,10 +98,12 @@ class Outcome:
         settings = {
             "Software": f"Carrara {version('carrara')}",
             "prompt": wanted.prompt,
-            "negative_prompt": wanted.negative_prompt if self.guided else None,
-            "num_inference_steps": self.num_inference_steps,
-            "guidance_scale": self.guidance_scale,
-            "scheduler": self.scheduler,
+            **{
+                name: text
+                for name, text in wanted.texts.items()
+                if self.guided or not name.startswith("negative_")
+            },
+            **self.settings,
             "height": images[0].height,
             "width": images[0].width,
             "numerics": numerics,
@@ -123,6 +123,7 @@ class Outcome:
             usage=tuple(
                 StageUsage(
                     role=stage.role,
+                    stage=stage.description.stage or stage.role,
                     address=stage.address,
                     fingerprint=stage.description.fingerprint,
                     attempts=attempts,
@@ -138,7 +139,48 @@ class Outcome:
             height=images[0].height,
             width=images[0].width,
             total_ms=total_ms,
+            settings=self.settings,
         )
+
+
+def _resolved(chain: Chain, wanted: Prompt) -> dict[str, Value]:
+    """All settings of generators and decoders: the one that paints first, without a prefix."""
+    stages = [step.stage for step in chain.steps]
+    settings: dict[str, Value] = {}
+    for stage in sorted(stages, key=prefix_of):
+        given = values_for(stage, wanted.arguments, stages=stages)
+        for argument in stage.description.arguments:
+            name = prefix_of(stage) + argument.name
+            if argument.name in given:
+                settings.setdefault(name, given[argument.name])
+            elif argument.choices:
+                settings.setdefault(name, argument.choices[0])
+            elif argument.HasField("default_number"):
+                settings.setdefault(name, _number(argument))
+    return settings
+
+
+def _number(argument: stage_pb2.Argument) -> Value:
+    """A default, which travels as a real number, in the type of its setting."""
+    field = kind_of(argument.name)
+    if field is None or field.cpp_type == field.CPPTYPE_DOUBLE:
+        return argument.default_number
+    number = int(argument.default_number)
+    return bool(number) if field.cpp_type == field.CPPTYPE_BOOL else number
+
+
+def _is_guided(chain: Chain, wanted: Prompt, settings: Mapping[str, Value]) -> bool:
+    for step in chain.steps:
+        known = {argument.name for argument in step.stage.description.arguments}
+        name = "guidance_scale"
+        if "true_cfg_scale" in known:  # there the guidance scale is an input of the network
+            if wanted.negative_prompt is None:
+                continue
+            name = "true_cfg_scale"
+        scale = settings.get(prefix_of(step.stage) + name) if name in known else None
+        if scale is not None and float(scale) > 1:  # type: ignore[arg-type]
+            return True
+    return False
 
 
 def _origin(role: str, checkpoint: str, provenance: stage_pb2.Provenance) -> dict[str, object]:

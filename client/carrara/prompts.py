@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeGuard
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeGuard, cast
 
+from carrara import arguments
+from carrara.arguments import NAMES, OF_THE_REQUEST, TEXTS, GenerateArguments, Value
 from carrara.chain import Chain
 from carrara.exceptions import FieldViolation, InvalidArgumentError
 from carrara.v1.stage_pb2 import Argument
@@ -15,32 +17,51 @@ from carrara.v1.stage_pb2 import Argument
 MAX_SEED = 2**64 - 1
 MAX_NUM_IMAGES = 1024
 
-_WHOLE_NUMBERS = frozenset({"num_inference_steps", "height", "width"})
-
 
 @dataclass(frozen=True)
 class Prompt:
-    """One checked request. What is None was not given and is left to the stages.
+    """One checked request. What was not given is not here and is left to the stages.
 
     Attributes:
+        texts: What text encoders are told beside the prompt, by the names of `EncodeRequest`.
         seeds: One for each image.
+        arguments: Settings of generators and decoders, by the names of `generate`.
     """
 
     prompt: str | None
-    negative_prompt: str | None
     seeds: tuple[int, ...]
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    scheduler: str | None = None
-    height: int | None = None
-    width: int | None = None
+    texts: Mapping[str, Value] = field(default_factory=dict)
+    arguments: Mapping[str, Value] = field(default_factory=dict)
 
     @property
-    def arguments(self) -> dict[str, int | float | str]:
-        """The settings that were given, by the names of `carrara.v1.Arguments`."""
-        names = ("num_inference_steps", "guidance_scale", "scheduler", "height", "width")
-        given = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in given.items() if value is not None}
+    def negative_prompt(self) -> str | None:
+        """None where none was given, which in some families differs from an empty one."""
+        text = self.texts.get("negative_prompt")
+        return None if text is None else str(text)
+
+
+def read(prompt: str | None, given: GenerateArguments) -> Prompt:
+    """Sorts the settings of a request by whom they are for.
+
+    Raises:
+        InvalidArgumentError: There is no such setting, or the seeds are outside their range.
+    """
+    values = cast(
+        dict[str, Value], {name: value for name, value in given.items() if value is not None}
+    )
+    for name, value in values.items():
+        if name not in NAMES:
+            raise refusal(name, value, f"only known settings: {', '.join(sorted(NAMES))}")
+    return Prompt(
+        prompt=prompt,
+        seeds=seeds_for(given.get("seed"), num_images=given.get("num_images")),
+        texts={name: values[name] for name in TEXTS if name in values},
+        arguments={
+            name: value
+            for name, value in values.items()
+            if name not in TEXTS and name not in OF_THE_REQUEST
+        },
+    )
 
 
 def seeds_for(seed: int | Sequence[int] | None, *, num_images: int | None) -> tuple[int, ...]:
@@ -78,29 +99,33 @@ def check(request: Prompt, chain: Chain) -> None:
         InvalidArgumentError: A setting is outside its range, or no stage takes it.
     """
     _check_texts(request, chain)
-    taken = {
-        argument.name: argument
-        for stage in reversed(chain.stages)  # so that the first stage's word counts
-        for argument in stage.description.arguments
-    }
+    painters = [step.stage for step in chain.steps]
     sizes = [step.consumer.size_factor for step in chain.steps if step.consumer]
     for name, value in request.arguments.items():
-        if name not in taken:
-            known = ", ".join(sorted(taken)) or "none"
-            raise refusal(name, value, f"only settings that a stage takes: {known}")
-        multiple_of = taken[name].multiple_of
-        if name in ("height", "width"):
-            multiple_of = max([multiple_of, *sizes])
-        check_setting(name, value, argument=taken[name], multiple_of=multiple_of)
-    _check_pixels(request, chain, taken)
+        takers = arguments.takers(name, painters)
+        if not takers:
+            known = sorted({known for stage in painters for known in arguments.full_names(stage)})
+            allowed = f"only settings that a stage takes: {', '.join(known) or 'none'}"
+            raise refusal(name, value, allowed)
+        prefixes = sorted({arguments.prefix_of(stage) for stage in takers})
+        if len(prefixes) > 1:
+            allowed = " or ".join(prefix + name for prefix in prefixes)
+            raise refusal(name, value, f"as {allowed}, since several stages take it")
+        for stage in takers:
+            bare = name.removeprefix(prefixes[0])
+            argument = next(a for a in stage.description.arguments if a.name == bare)
+            multiple_of = argument.multiple_of
+            if name in ("height", "width"):
+                multiple_of = max([multiple_of, *sizes])
+            check_setting(name, value, argument=argument, multiple_of=multiple_of)
+    _check_pixels(request, chain)
 
 
-def check_setting(
-    name: str, value: int | float | str, *, argument: Argument, multiple_of: int = 0
-) -> None:
+def check_setting(name: str, value: Value, *, argument: Argument, multiple_of: int = 0) -> None:
     """Holds one setting to its range.
 
     Args:
+        name: As the caller spells it.
         argument: What the stage says of it.
         multiple_of: 0 where any number does.
 
@@ -111,15 +136,36 @@ def check_setting(
         if value not in argument.choices:
             raise refusal(name, value, ", ".join(argument.choices))
         return
+    descriptor = arguments.kind_of(argument.name)
+    if descriptor is not None and descriptor.cpp_type == descriptor.CPPTYPE_BOOL:
+        if not isinstance(value, bool):
+            raise refusal(name, value, "True or False")
+        return
+    if descriptor is not None and descriptor.cpp_type == descriptor.CPPTYPE_STRING:
+        if not isinstance(value, str):
+            raise refusal(name, value, "a text")
+        return
     low = argument.minimum if argument.HasField("minimum") else -math.inf
     high = argument.maximum if argument.HasField("maximum") else math.inf
-    right_type = _is_whole(value) if name in _WHOLE_NUMBERS else _is_number(value)
-    if (
-        not right_type
-        or not low <= float(value) <= high  # also false of NaN
-        or (multiple_of and float(value) % multiple_of)
-    ):
-        raise refusal(name, value, allowed_range(argument, multiple_of=multiple_of))
+    whole = descriptor is not None and descriptor.cpp_type == descriptor.CPPTYPE_UINT32
+    numbers = _numbers(value, length=argument.length)
+    for number in [None] if numbers is None else numbers:
+        right_type = _is_whole(number) if whole else _is_number(number)
+        if (
+            not right_type
+            or not low <= float(number) <= high  # type: ignore[arg-type]  # also false of NaN
+            or (multiple_of and float(number) % multiple_of)  # type: ignore[arg-type]
+        ):
+            raise refusal(name, value, allowed_range(argument, multiple_of=multiple_of))
+
+
+def _numbers(value: object, *, length: int) -> list[object] | None:
+    """The numbers that a setting is made of; None if they are not as many as they should be."""
+    if not length:
+        return [value]
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != length:
+        return None
+    return list(value)
 
 
 def allowed_range(argument: Argument, *, multiple_of: int = 0) -> str:
@@ -133,6 +179,8 @@ def allowed_range(argument: Argument, *, multiple_of: int = 0) -> str:
         words.append(f"up to {argument.maximum:g}")
     if multiple_of:
         words.append(f"a multiple of {multiple_of}")
+    if argument.length:
+        words.insert(0, f"{argument.length} numbers")
     return ", ".join(words) or "any"
 
 
@@ -148,35 +196,51 @@ def refusal(field: str, value: object, allowed: str) -> InvalidArgumentError:
 
 def _check_texts(request: Prompt, chain: Chain) -> None:
     if not chain.encoders:
-        for field in ("prompt", "negative_prompt"):
-            if getattr(request, field) is not None:
-                raise refusal(field, getattr(request, field), "none: this cascade takes no text")
+        for name, text in {"prompt": request.prompt, **request.texts}.items():
+            if text is not None:
+                raise refusal(name, text, "none: this cascade takes no text")
         return
     if request.prompt is None:
         raise refusal("prompt", None, "any text, an empty one included")
     limit = _smallest(stage.description.max_prompt_bytes for stage in chain.encoders)
-    for field in ("prompt", "negative_prompt"):
-        text = getattr(request, field)
-        if text is None:
-            continue
-        try:
-            size = len(text.encode())
-        except (UnicodeEncodeError, AttributeError):
-            raise refusal(field, text, "text that UTF-8 can write") from None
-        if limit and size > limit:
-            raise refusal(field, f"{size} bytes", f"at most {limit} bytes of UTF-8")
+    for name, value in {"prompt": request.prompt, **request.texts}.items():
+        taken = [
+            argument
+            for stage in chain.encoders
+            for argument in stage.description.arguments
+            if argument.name == name
+        ]
+        if not taken and name != "prompt":
+            known = sorted({n for stage in chain.encoders for n in arguments.full_names(stage)})
+            raise refusal(name, value, f"only what a text encoder takes: {', '.join(known)}")
+        if isinstance(value, str) or name == "prompt" or name.startswith("negative_prompt"):
+            _check_text(name, value, limit=limit)
+        for argument in taken:
+            check_setting(name, value, argument=argument)
 
 
-def _check_pixels(request: Prompt, chain: Chain, taken: dict[str, Argument]) -> None:
-    height, width = (
-        getattr(request, name) or (taken[name].default_number if name in taken else 0)
-        for name in ("height", "width")
-    )
-    limit = _smallest(step.stage.description.max_pixels for step in chain.steps)
-    if limit and height * width > limit:
-        allowed = f"height x width up to {limit} pixels; this makes {height * width:.0f}"
-        name, value = ("height", height) if request.height else ("width", width)
-        raise refusal(name, int(value), allowed)
+def _check_text(name: str, text: object, *, limit: int) -> None:
+    try:
+        size = len(text.encode())  # type: ignore[attr-defined]
+    except (UnicodeEncodeError, AttributeError):
+        raise refusal(name, text, "text that UTF-8 can write") from None
+    if limit and size > limit:
+        raise refusal(name, f"{size} bytes", f"at most {limit} bytes of UTF-8")
+
+
+def _check_pixels(request: Prompt, chain: Chain) -> None:
+    for step in chain.steps:
+        stages = [other.stage for other in chain.steps]
+        given = arguments.values_for(step.stage, request.arguments, stages=stages)
+        described = step.stage.description
+        defaults = {argument.name: argument.default_number for argument in described.arguments}
+        sides = [float(given.get(n) or defaults.get(n, 0)) for n in ("height", "width")]  # type: ignore[arg-type]
+        pixels = sides[0] * sides[1]
+        if described.max_pixels and pixels > described.max_pixels:
+            allowed = f"height x width up to {described.max_pixels} pixels; this makes {pixels:.0f}"
+            name = "height" if "height" in given else "width"
+            value = int(given.get(name, 0))  # type: ignore[arg-type]
+            raise refusal(arguments.prefix_of(step.stage) + name, value, allowed)
 
 
 def _smallest(limits: Iterable[int]) -> int:

@@ -12,6 +12,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from carrara.arguments import Value
+
 
 @dataclass(frozen=True)
 class Queued:
@@ -73,6 +75,7 @@ class StageUsage:
     """What one stage spent on a request, summed over its images.
 
     Attributes:
+        stage: Its name in the family, such as "prior"; mostly that of its role.
         address: As given to `connect`.
         fingerprint: Of the stage's weights, SHA-256, hexadecimal.
         attempts: Calls made to the stage, replays included: without any, one for a text encoder and
@@ -94,6 +97,7 @@ class StageUsage:
     cache_hits: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,8 @@ class GenerationResult:
         usage: One for each stage, in the order of the chain.
         numerics: "exact" where all bits are those of the one-process pipeline, else "fast".
         warnings: Each of them once.
-        num_inference_steps: As given, else the stages' default; None where no stage has steps.
+        settings: All settings of all generators and decoders, as given, else the stages' defaults.
+        num_inference_steps: Of the stage that paints; None where no stage has steps.
         guidance_scale: Likewise.
         scheduler: Likewise.
         height: Of the pictures, in pixels.
@@ -174,6 +179,7 @@ class GenerationResult:
     height: int
     width: int
     total_ms: float
+    settings: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Protocol
 
@@ -10,6 +11,21 @@ from carrara.exceptions import MissingExtraError
 
 GROUP = "carrara.runtimes"
 SERVICES_COMMAND = "pip install 'carrara[services]'"
+
+
+@dataclass(frozen=True)
+class StageToRun:
+    """One stage of one checkpoint.
+
+    Attributes:
+        stage: Its name in the family, such as "prior".
+        checkpoint: A folder, the name of an embedded checkpoint, or a hub id.
+        also_accepts: As of `carrara.manifest.ManifestStage`.
+    """
+
+    stage: str
+    checkpoint: str
+    also_accepts: tuple[str, ...] = ()
 
 
 class RunningStages(Protocol):
@@ -31,11 +47,15 @@ class RunningStages(Protocol):
         """Ends them."""
 
 
-def start_embedded(checkpoint: str | None) -> RunningStages:
-    """Starts all stages of a checkpoint; takes as long as loading it does.
+def start_embedded(
+    *, checkpoints: Sequence[str] = (), stages: Sequence[StageToRun] = ()
+) -> RunningStages:
+    """Starts stages; takes as long as loading them does.
 
     Args:
-        checkpoint: Embedded name or folder; None for the one that ships with Carrara.
+        checkpoints: All stages of these: embedded names or folders. Without any, and without
+            stages, the one that ships with Carrara.
+        stages: These beside them.
 
     Raises:
         MissingExtraError: Nothing is installed that can run stages.
@@ -47,8 +67,8 @@ def start_embedded(checkpoint: str | None) -> RunningStages:
             raise MissingExtraError(
                 f"running a checkpoint in this process needs {error.name}: {SERVICES_COMMAND}"
             ) from error
-        stages: RunningStages = start(checkpoint)
-        return stages
+        running: RunningStages = start(checkpoints=checkpoints, stages=stages)
+        return running
     raise MissingExtraError(
         f"running a checkpoint in this process needs the services: {SERVICES_COMMAND}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,29 @@ def stages_of(name_or_folder: str | Path) -> dict[str, PartPlan]:
     }
 
 
+def stages_of_all(names_or_folders: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """Tells which stages serve checkpoints that make one cascade.
+
+    Returns:
+        Checkpoint and stage, in order. A text encoder whose weights another checkpoint has brought
+        already is left out.
+
+    Raises:
+        CheckpointError: As `stages_of`; or, of several checkpoints, a text encoder is incomplete.
+    """
+    stages: list[tuple[str, str]] = []
+    known: set[str] = set()
+    for name in names_or_folders:
+        for stage, plan in stages_of(name).items():
+            if plan.role == "text-encoder" and len(names_or_folders) > 1:
+                space = open_checkpoint(name, stage=stage).conditioning_space
+                if space in known:
+                    continue
+                known.add(space)
+            stages.append((str(name), stage))
+    return stages
+
+
 def read_index(path: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Reads `model_index.json`: the pipeline's class, the components' classes, and its settings."""
     content = read_json(path / "model_index.json")
@@ -333,9 +356,7 @@ def _holds_part(path: Path, components: Iterable[str]) -> bool:
     return all((path / component).is_dir() for component in components)
 
 
-def _defaults(
-    manifest: Mapping[str, Any], path: Path, *, family: Family, stage: str
-) -> Defaults:
+def _defaults(manifest: Mapping[str, Any], path: Path, *, family: Family, stage: str) -> Defaults:
     kinds: dict[str, tuple[type, ...]] = {
         "num_inference_steps": (int,),
         "guidance_scale": (int, float),

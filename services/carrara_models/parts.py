@@ -69,7 +69,7 @@ class Texts:
 
     @property
     def halves(self) -> tuple[Texts, ...]:
-        """The two halves, for encoders that encode them one by one; one alone if no more is asked."""
+        """The halves that are asked for, for encoders that encode them one by one."""
         positive = replace(
             self,
             negative=False,

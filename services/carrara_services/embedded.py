@@ -8,14 +8,24 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from carrara.runtimes import StageToRun
+from carrara_models.checkpoints import stages_of_all
+from carrara_models.errors import CheckpointError
+from carrara_models.families import STAGE_ROLES
 from carrara_services.decoder.__main__ import open_stage as open_decoder
 from carrara_services.generator.__main__ import open_stage as open_generator
 from carrara_services.serving.app import Stage, StageServer
 from carrara_services.serving.settings import read_settings
 from carrara_services.text_encoder.__main__ import open_stage as open_text_encoder
+
+OPENERS: Mapping[str, Callable[..., Stage]] = {
+    "text-encoder": open_text_encoder,
+    "generator": open_generator,
+    "decoder": open_decoder,
+}
 
 
 class EmbeddedStages:
@@ -25,7 +35,7 @@ class EmbeddedStages:
         text_encoders: Addresses, in the order of the chain; so the two others.
     """
 
-    def __init__(self, checkpoint: str | None, *, num_threads: int | None) -> None:
+    def __init__(self, stages: Sequence[StageToRun], *, num_threads: int | None) -> None:
         self.text_encoders: list[str] = []
         self.generators: list[str] = []
         self.decoders: list[str] = []
@@ -38,7 +48,7 @@ class EmbeddedStages:
         )
         self._thread.start()
         try:
-            self._wait(self._start(checkpoint, num_threads))
+            self._wait(self._start(stages, num_threads))
         except BaseException:
             self.close()
             raise
@@ -54,36 +64,59 @@ class EmbeddedStages:
         self._loop.close()
         self._folder.cleanup()
 
-    async def _start(self, checkpoint: str | None, num_threads: int | None) -> None:
-        stages: tuple[tuple[str, Callable[..., Stage], list[str]], ...] = (
-            ("text-encoder", open_text_encoder, self.text_encoders),
-            ("generator", open_generator, self.generators),
-            ("decoder", open_decoder, self.decoders),
-        )
-        for role, open_stage, addresses in stages:
-            bind = f"unix:{Path(self._folder.name) / role}"
+    async def _start(self, stages: Sequence[StageToRun], num_threads: int | None) -> None:
+        addresses = {
+            "text-encoder": self.text_encoders,
+            "generator": self.generators,
+            "decoder": self.decoders,
+        }
+        for index, stage in enumerate(stages):
+            role = STAGE_ROLES[stage.stage]
             settings = read_settings(
-                {"checkpoint": checkpoint, "bind": bind, "num_threads": num_threads}
+                {
+                    "checkpoint": stage.checkpoint,
+                    "stage": stage.stage,
+                    "also_accepts": stage.also_accepts,
+                    "bind": f"unix:{Path(self._folder.name) / f'{index}-{stage.stage}'}",
+                    "num_threads": num_threads,
+                }
             )
-            # One address, which CARRARA_METRICS_BIND may name, is not for three stages.
+            # One address, which CARRARA_METRICS_BIND may name, is not for several stages.
             settings = settings.model_copy(update={"metrics_bind": None})
             server = StageServer(role, settings)
             self._servers.append(server)
-            await server.start(open_stage)
-            addresses.append(server.address)
+            await server.start(OPENERS[role])
+            addresses[role].append(server.address)
 
     def _wait(self, work: object) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()  # type: ignore[arg-type]
 
 
-def start(checkpoint: str | None, *, num_threads: int | None = None) -> EmbeddedStages:
-    """Starts all stages of a checkpoint in this process.
+def start(
+    *,
+    checkpoints: Sequence[str] = (),
+    stages: Sequence[StageToRun] = (),
+    num_threads: int | None = None,
+) -> EmbeddedStages:
+    """Starts stages in this process.
 
     Args:
-        checkpoint: A folder, the name of an embedded checkpoint, or a hub id; None for the default.
+        checkpoints: All stages of these are started: folders, names of embedded checkpoints, or
+            hub ids; without any, and without stages, the default.
+        stages: These are started beside them.
         num_threads: That torch computes with, in the whole process; None leaves it as it is.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
+        CheckpointError: A checkpoint cannot be used.
     """
-    return EmbeddedStages(checkpoint, num_threads=num_threads)
+    if not checkpoints and not stages:
+        checkpoints = (read_settings({}).checkpoint,)
+    wanted = [
+        StageToRun(stage=stage, checkpoint=name) for name, stage in stages_of_all(checkpoints)
+    ]
+    for stage in stages:
+        if stage.stage not in STAGE_ROLES:
+            raise CheckpointError(
+                f"{stage.stage!r} is no stage; allowed: {', '.join(STAGE_ROLES)}."
+            )
+    return EmbeddedStages([*wanted, *stages], num_threads=num_threads)

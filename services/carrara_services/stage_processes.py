@@ -1,4 +1,4 @@
-"""Runs the three stages as processes of this machine, and perhaps a command beside them."""
+"""Runs stages as processes of this machine, and perhaps a command beside them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from types import FrameType
 
 import typer
 
+from carrara.manifest import ManifestStage
+
 FIRST_PORT = 50051
 _LAST_LOG_LINES = 20
 _POLL_SECONDS = 0.1
@@ -31,12 +33,17 @@ class _Stopped(BaseException):
 class _StageProcess:
     """One stage's process; keeps its last log lines."""
 
-    def __init__(self, role: str, *, module: str, arguments: Sequence[str], port: int) -> None:
-        self.role = role
+    def __init__(
+        self, stage: ManifestStage, *, module: str, arguments: Sequence[str], port: int
+    ) -> None:
+        self.role, self.name = stage.role, stage.stage
         self.address = ""
+        own = ["--stage", stage.stage, "--checkpoint", str(stage.checkpoint)]
+        for space in stage.also_accepts:
+            own += ["--also-accepts", space]
         self._log: deque[str] = deque(maxlen=_LAST_LOG_LINES)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, "--bind", f"127.0.0.1:{port}", *arguments],
+            [sys.executable, "-m", module, "--bind", f"127.0.0.1:{port}", *own, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -71,7 +78,7 @@ class _StageProcess:
         for reader in self._readers:
             reader.join(timeout=1)
         log = "".join(self._log).rstrip()
-        return f"the {self.role} ended with status {self.process.poll()}\n{log}"
+        return f"the {self.name} ended with status {self.process.poll()}\n{log}"
 
     def end(self) -> None:
         """Tells the process to drain."""
@@ -92,10 +99,17 @@ class _StageProcess:
             stream.close()
 
 
-def run(modules: Mapping[str, str], *, arguments: Sequence[str], command: Sequence[str]) -> int:
+def run(
+    stages: Sequence[ManifestStage],
+    *,
+    modules: Mapping[str, str],
+    arguments: Sequence[str],
+    command: Sequence[str],
+) -> int:
     """Starts the stages, and the command once all are ready; ends them all.
 
     Args:
+        stages: Those without an address are started; the others run already.
         modules: Role to the module that serves it.
         arguments: For every stage.
         command: Empty: wait for Ctrl-C or SIGTERM.
@@ -104,17 +118,22 @@ def run(modules: Mapping[str, str], *, arguments: Sequence[str], command: Sequen
         The command's status; without one 0 after SIGTERM, 130 after Ctrl-C, 1 if a stage ended by
         itself.
     """
-    stages: list[_StageProcess] = []
+    processes: list[_StageProcess] = []
+    to_start = [stage for stage in stages if stage.address is None]
     with _signals_as_exception():
         try:
-            for (role, module), port in zip(modules.items(), _ports(len(modules)), strict=True):
-                stages.append(_StageProcess(role, module=module, arguments=arguments, port=port))
-            _wait_until_ready(stages)
+            for stage, port in zip(to_start, _ports(len(to_start)), strict=True):
+                module = modules[stage.role]
+                processes.append(
+                    _StageProcess(stage, module=module, arguments=arguments, port=port)
+                )
+            _wait_until_ready(processes)
+            addresses = _addresses(stages, processes)
             if command:
-                return _run_beside(command, stages)
-            typer.echo(_how_to_use(stages))
+                return _run_beside(command, addresses, processes)
+            typer.echo(_how_to_use(addresses))
             while True:
-                _refuse_ended(stages)
+                _refuse_ended(processes)
                 time.sleep(_POLL_SECONDS)
         except _Ended as ended:
             typer.echo(f"error: {ended}", err=True)
@@ -125,10 +144,10 @@ def run(modules: Mapping[str, str], *, arguments: Sequence[str], command: Sequen
             return 0 if status == 128 + signal.SIGTERM and not command else status
         finally:
             until = time.monotonic() + _END_SECONDS
-            for stage in stages:
-                stage.end()
-            for stage in stages:
-                stage.wait(until)
+            for process in processes:
+                process.end()
+            for process in processes:
+                process.wait(until)
 
 
 class _Ended(Exception):
@@ -147,12 +166,30 @@ def _wait_until_ready(stages: Sequence[_StageProcess]) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _run_beside(command: Sequence[str], stages: Sequence[_StageProcess]) -> int:
-    addresses = {
-        f"CARRARA_{stage.role.upper().replace('-', '_')}": stage.address for stage in stages
+def _addresses(
+    stages: Sequence[ManifestStage], processes: Sequence[_StageProcess]
+) -> dict[str, list[str]]:
+    """The stages' addresses by role, in their order."""
+    started = iter(processes)
+    addresses: dict[str, list[str]] = {}
+    for stage in stages:
+        address = next(started).address if stage.address is None else stage.address
+        addresses.setdefault(stage.role, []).append(address)
+    return addresses
+
+
+def _run_beside(
+    command: Sequence[str],
+    addresses: Mapping[str, Sequence[str]],
+    stages: Sequence[_StageProcess],
+) -> int:
+    # Where a role has several stages, the command line splits the variable at blanks.
+    variables = {
+        f"CARRARA_{role.upper().replace('-', '_')}": " ".join(each)
+        for role, each in addresses.items()
     }
     try:
-        beside = subprocess.Popen(command, env={**os.environ, **addresses})
+        beside = subprocess.Popen(command, env={**os.environ, **variables})
     except OSError as error:
         typer.echo(f"error: {command[0]}: {error.strerror}", err=True)
         return 127
@@ -171,8 +208,8 @@ def _run_beside(command: Sequence[str], stages: Sequence[_StageProcess]) -> int:
     return status if status >= 0 else 128 - status  # as a shell reports a signal
 
 
-def _how_to_use(stages: Sequence[_StageProcess]) -> str:
-    options = " ".join(f"--{stage.role} {stage.address}" for stage in stages)
+def _how_to_use(addresses: Mapping[str, Sequence[str]]) -> str:
+    options = " ".join(f"--{role} {each}" for role in addresses for each in addresses[role])
     return (
         f'carrara generate "a large red circle on a white background" -o out.png {options}\n'
         "Ctrl-C ends the stages."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -81,7 +82,11 @@ def load(checkpoint: Checkpoint, *, settings: Settings) -> tuple[Any, Runtime]:
     device = device_of(settings)
     dtype = dtype_of(settings, device=device)
     use_threads(settings)
-    return load_part(checkpoint, device=device, dtype=dtype), runtime_of(device, dtype=dtype)
+    part = load_part(checkpoint, device=device, dtype=dtype)
+    if settings.also_accepts:
+        ports = (replace(port, also_accepts=settings.also_accepts) for port in part.consumes)
+        part = replace(part, consumes=tuple(ports))
+    return part, runtime_of(device, dtype=dtype)
 
 
 def _quiet_libraries() -> None:

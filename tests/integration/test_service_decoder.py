@@ -113,7 +113,7 @@ def _huge(job: stage_pb2.Job) -> None:
 
 
 BAD_SAMPLES: dict[str, tuple[Callable[[stage_pb2.Job], None], str, str, str]] = {
-    "none": (lambda job: job.ClearField("sample"), "BAD_FIELD", "job.sample", "generator"),
+    "none": (lambda job: job.ClearField("sample"), "BAD_FIELD", "job.sample", "the stage before"),
     "wrong height": (_set("height", 72), "BAD_FIELD", "job.sample.height", "64"),
     "a lying tensor": (_lie, "BAD_FIELD", "job.sample.tensors[latents]", "768 bytes"),
     "infinity": (_infinite, "BAD_FIELD", "job.sample.tensors[latents]", "finite"),

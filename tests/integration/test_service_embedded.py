@@ -16,7 +16,7 @@ from tiny_checkpoints import build_sd1
 
 
 def test_each_stage_answers_on_a_private_socket_until_it_is_closed(tmp_path: Path):
-    stages = embedded.start(str(build_sd1(tmp_path / "sd1")), num_threads=1)
+    stages = embedded.start(checkpoints=[str(build_sd1(tmp_path / "sd1"))], num_threads=1)
     addresses = [*stages.text_encoders, *stages.generators, *stages.decoders]
     try:
         roles = []
@@ -40,5 +40,5 @@ def test_each_stage_answers_on_a_private_socket_until_it_is_closed(tmp_path: Pat
 
 def test_a_checkpoint_that_is_not_there_leaves_nothing_behind(tmp_path: Path):
     with pytest.raises(CheckpointError):
-        embedded.start(str(tmp_path / "nothing"))
+        embedded.start(checkpoints=[str(tmp_path / "nothing")])
     assert not [t for t in threading.enumerate() if t.name == "embedded stages"]

@@ -42,10 +42,10 @@ async def test_a_worker_that_hangs_is_not_serving_within_5_s_and_serves_again_on
     async with served("text-encoder", sd1) as stage:
         encode_text = ClipTextEncoder.encode_text
 
-        def hanging(self, text: str, *, field: str):
+        def hanging(self, texts):
             hangs.set()
             goes_on.wait()
-            return encode_text(self, text, field=field)
+            return encode_text(self, texts)
 
         statuses = watch(stage)
         assert await anext(statuses) == SERVING

@@ -623,7 +623,7 @@ def test_stages_in_one_process_do_not_quarrel_about_one_address(
 ):
     with taken_address() as taken:
         monkeypatch.setenv("CARRARA_METRICS_BIND", taken)
-        stages = embedded.start(str(sd1), num_threads=1)
+        stages = embedded.start(checkpoints=[str(sd1)], num_threads=1)
         try:
             for addresses in (stages.text_encoders, stages.generators, stages.decoders):
                 with grpc.insecure_channel(addresses[0]) as channel:

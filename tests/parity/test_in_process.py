@@ -16,12 +16,12 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from carrara_models.checkpoints import open_checkpoint
-from carrara_models.pixels import to_uint8
 from carrara_models.denoising.run import run_alone
 from carrara_models.denoising.schedulers import SCHEDULERS
 from carrara_models.errors import BadFieldError
 from carrara_models.families import load_part
-from carrara_models.parts import Decoder, DenoisingRequest, Generator, Sample, TextEncoder
+from carrara_models.parts import Decoder, Denoiser, DenoisingRequest, Sample, TextEncoder, Texts
+from carrara_models.pixels import to_uint8
 from oracle import paint_with_diffusers
 from tiny_checkpoints import build_sd1, build_sd2
 
@@ -33,15 +33,16 @@ PROMPT = "a large red circle above a small blue square"
 class Parts:
     folder: Path
     text_encoder: TextEncoder
-    generator: Generator
+    generator: Denoiser
     decoder: Decoder
 
     def request(
         self, prompt: str = PROMPT, *, seed: int, negative_prompt: str = "", **settings: Any
     ) -> DenoisingRequest:
-        conditioning = dict(self.text_encoder.encode_text(prompt, field="prompt").tensors)
+        conditioning = dict(self.text_encoder.encode_text(Texts(prompt)).tensors)
         if settings.get("guidance_scale", 7.5) > 1:
-            negative = self.text_encoder.encode_text(negative_prompt, field="negative_prompt")
+            texts = Texts(None, negative=True, negative_prompt=negative_prompt)
+            negative = self.text_encoder.encode_text(texts)
             conditioning |= negative.tensors
         return DenoisingRequest(conditioning, seed, **settings)
 
@@ -207,7 +208,7 @@ def unequal_requests(parts: Parts) -> list[DenoisingRequest]:
     ]
 
 
-def run_together(generator: Generator, requests: Sequence[DenoisingRequest]) -> list[Sample]:
+def run_together(generator: Denoiser, requests: Sequence[DenoisingRequest]) -> list[Sample]:
     """Three requests join at every tick, and each leaves when it is done."""
     waiting, running, done = dict(enumerate(requests)), {}, {}
     largest = 0

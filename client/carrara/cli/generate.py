@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBars
 
+from carrara.arguments import parse
 from carrara.cascade import Cascade
 from carrara.cli.addresses import Decoders, Generators, TextEncoders
 from carrara.results import Event, Finished, GenerationResult, Progress
@@ -41,10 +42,25 @@ def generate(
     scheduler: Annotated[str | None, typer.Option(help="The sampler, such as ddim.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting that the cascade takes, such as noise_level=100, "
+            "prior_guidance_scale=4 or original_size=1024x768. Repeat for several.",
+        ),
+    ] = None,
     timeout_seconds: Annotated[float, typer.Option(help="For everything together.")] = 600,
+    cascade: Annotated[
+        Path | None, typer.Option(help="A manifest, in place of addresses.", metavar="FILE")
+    ] = None,
     checkpoint: Annotated[
-        str | None,
-        typer.Option(help="Name or folder to run in this process, in place of addresses."),
+        list[str] | None,
+        typer.Option(
+            help="Name or folder to run in this process, in place of addresses. Repeat for a "
+            "cascade of several."
+        ),
     ] = None,
     text_encoder: TextEncoders = None,
     generator: Generators = None,
@@ -53,41 +69,50 @@ def generate(
 ) -> None:
     """Paint pictures of a prompt.
 
-    Without addresses and checkpoint, the checkpoint that ships with Carrara runs in this process.
+    Without addresses, checkpoint and manifest, the checkpoint that ships with Carrara runs in this
+    process.
     """
     stages = {
         "text_encoders": ("text_encoder", text_encoder or []),
         "generators": ("generator", generator or []),
         "decoders": ("decoder", decoder or []),
     }
-    if checkpoint is not None:
-        for name, _ in stages.values():
-            if _typed(context, name):
-                option = f"--{name.replace('_', '-')}"
-                raise typer.BadParameter(f"--checkpoint and {option} exclude one another")
+    chosen = {
+        "--checkpoint": bool(checkpoint),
+        "--cascade": cascade is not None,
+        **{f"--{name.replace('_', '-')}": _typed(context, name) for name, _ in stages.values()},
+    }
+    ways = [option for option, given in chosen.items() if given]
+    if len(ways) > 1 and ways[0] in ("--checkpoint", "--cascade"):
+        raise typer.BadParameter(f"{ways[0]} and {ways[1]} exclude one another")
+    settings = _settings(more or [])
     paths = _paths(output, num_images)
     _check_writable(paths)
 
-    connected = checkpoint is None and any(addresses for _, addresses in stages.values())
-    opened = (
-        Cascade.connect(**{field: addresses for field, (_, addresses) in stages.items()})
-        if connected
-        else Cascade.embedded(checkpoint)
-    )
-    with opened as cascade:
-        events = cascade.stream(
+    if cascade is not None:
+        opened = Cascade.load(cascade)
+    elif not checkpoint and any(addresses for _, addresses in stages.values()):
+        opened = Cascade.connect(**{field: each for field, (_, each) in stages.items()})
+    else:
+        opened = Cascade.embedded(*(checkpoint or []))
+    with opened as connected:
+        events = connected.stream(
             prompt,
-            negative_prompt=negative_prompt,
-            num_images=num_images,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            scheduler=scheduler,
-            seed=seed,
-            height=height,
-            width=width,
-            timeout_seconds=timeout_seconds,
+            **{
+                "negative_prompt": negative_prompt,
+                "num_images": num_images,
+                "num_inference_steps": num_inference_steps,
+                "guidance_scale": guidance_scale,
+                "scheduler": scheduler,
+                "seed": seed,
+                "height": height,
+                "width": width,
+                "timeout_seconds": timeout_seconds,
+                **settings,
+            },
         )
-        result = _show_progress(events, num_images=num_images)
+        names = [description.stage or role for role, _, description in connected.descriptions]
+        result = _show_progress(events, names=names, num_images=num_images)
     for path, image in zip(paths, result.images, strict=True):
         image.save(path)
     if as_json:
@@ -115,10 +140,12 @@ def report(result: GenerationResult, *, paths: Iterable[Path]) -> dict[str, Any]
         "num_inference_steps": result.num_inference_steps,
         "guidance_scale": result.guidance_scale,
         "scheduler": result.scheduler,
+        "settings": dict(result.settings),
         "numerics": result.numerics,
         "stages": [
             {
                 "role": stage.role,
+                "stage": stage.stage,
                 "address": stage.address,
                 "fingerprint": stage.fingerprint,
                 "attempts": stage.attempts,
@@ -130,6 +157,20 @@ def report(result: GenerationResult, *, paths: Iterable[Path]) -> dict[str, Any]
         "total_ms": round(result.total_ms, 3),
         "warnings": [{"code": w.code, "message": w.message} for w in result.warnings],
     }
+
+
+def _settings(options: Iterable[str]) -> dict[str, Any]:
+    """Reads NAME=VALUE options."""
+    settings = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        try:
+            if not equals:
+                raise ValueError("it is not NAME=VALUE")
+            settings[name] = parse(name, text)
+        except ValueError as error:
+            raise typer.BadParameter(f"--set {option}: {error}") from error
+    return settings
 
 
 def _typed(context: typer.Context, name: str) -> bool:
@@ -160,7 +201,9 @@ def _check_writable(paths: Iterable[Path]) -> None:
             raise typer.BadParameter(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _show_progress(events: Iterable[Event], *, num_images: int) -> GenerationResult:
+def _show_progress(
+    events: Iterable[Event], *, names: Sequence[str], num_images: int
+) -> GenerationResult:
     """Shows a bar for each stage on stderr from its first step on; gives the result."""
     bars = ProgressBars(
         TextColumn("{task.description:<12}"),
@@ -182,7 +225,7 @@ def _show_progress(events: Iterable[Event], *, num_images: int) -> GenerationRes
             index = event.stage_index
             if index not in tasks:
                 images = 1 if event.image_index is None else num_images
-                tasks[index] = bars.add_task(event.role, total=event.total_steps * images)
+                tasks[index] = bars.add_task(names[index], total=event.total_steps * images)
             steps[index, event.image_index] = event.step
             done = sum(step for (stage, _), step in steps.items() if stage == index)
             bars.update(tasks[index], completed=done)

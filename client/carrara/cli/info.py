@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from carrara.chain import link
+from carrara.chain import held_to, link
 from carrara.cli.addresses import Decoders, Generators, TextEncoders
 from carrara.cli.checkpoint_files import DEFAULT_CHECKPOINT, describe_checkpoint
 from carrara.connections import Stage
 from carrara.contracts import kind_name
-from carrara.exceptions import ContractError
+from carrara.exceptions import ContractError, InvalidArgumentError
+from carrara.manifest import Manifest, read_manifest
 from carrara.outcomes import NUMERICS_NAMES
 from carrara.prompts import allowed_range
 from carrara.v1.stage_pb2 import Argument, Contract
@@ -28,6 +30,10 @@ SAFETY_NOTE = "Safety checkers are not loaded: pictures are not filtered."
 def info(
     checkpoint: Annotated[
         str | None, typer.Argument(help="Folder or embedded name; by default the shipped one.")
+    ] = None,
+    cascade: Annotated[
+        Path | None,
+        typer.Option(help="A manifest whose stages all have an address.", metavar="FILE"),
     ] = None,
     text_encoder: TextEncoders = None,
     generator: Generators = None,
@@ -43,12 +49,21 @@ def info(
         *(("generator", address) for address in generator or []),
         *(("decoder", address) for address in decoder or []),
     ]
+    manifest = None if cascade is None else read_manifest(cascade)
+    if manifest is not None:
+        for stage in manifest.stages:
+            if stage.address is None:
+                raise InvalidArgumentError(
+                    f"{cascade}: the {stage.stage} has no address; `carrara info CHECKPOINT` "
+                    "describes what does not run"
+                )
+        addresses = [(stage.role, stage.address or "") for stage in manifest.stages]
     refusal = None
     if checkpoint is not None or not addresses:
         described = describe_checkpoint(checkpoint or DEFAULT_CHECKPOINT)
         tables = _checkpoint_tables(described)
     else:
-        described, refusal = asyncio.run(_describe(addresses))
+        described, refusal = asyncio.run(_describe(addresses, manifest))
         tables = [_stage_table(stage) for stage in described["stages"]]
     described["safety_checker"] = SAFETY_NOTE
     if as_json:
@@ -64,6 +79,7 @@ def info(
 
 async def _describe(
     addresses: Sequence[tuple[str, str]],
+    manifest: Manifest | None,
 ) -> tuple[dict[str, Any], ContractError | None]:
     """Asks every stage, then tells whether they fit: a stage that does not is still described."""
     stages = [Stage(address, role=role) for role, address in addresses]
@@ -76,7 +92,9 @@ async def _describe(
     refusal = None
     if painters:
         try:
-            link(encoders, painters)
+            chain = link(encoders, painters)
+            if manifest is not None:
+                held_to(chain, manifest)
         except ContractError as error:
             refusal = error
     return {"stages": [_stage(stage) for stage in stages], "fits": refusal is None}, refusal
@@ -87,6 +105,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
     provenance = description.provenance
     return {
         "role": stage.role,
+        "stage": description.stage or stage.role,
         "address": stage.address,
         "checkpoint": description.checkpoint,
         "family": description.family,
@@ -130,7 +149,7 @@ def _setting(argument: Argument) -> dict[str, Any]:
 
 def _stage_table(stage: dict[str, Any]) -> Table:
     table = Table(
-        title=f"{stage['role']} {stage['address']}", show_header=False, title_justify="left"
+        title=f"{stage['stage']} {stage['address']}", show_header=False, title_justify="left"
     )
     table.add_row("checkpoint", f"{stage['checkpoint']} ({stage['family']})")
     table.add_row("fingerprint", stage["fingerprint"])

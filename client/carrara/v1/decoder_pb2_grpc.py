@@ -45,7 +45,7 @@ class DecoderServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Decode(self, request, context):
-        """VAE decode now; super-resolution diffusion, with progress as in Generate, fits the same stream.
+        """VAE or MoVQ decode; or super-resolution diffusion, with progress as in Generate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -132,7 +132,7 @@ class Conditioning(_message.Message):
     def __init__(self, contract: _Optional[_Union[Contract, _Mapping]] = ..., tensors: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("contract", "tensors", "random_state", "height", "width")
+    __slots__ = ("contract", "tensors", "random_state", "height", "width", "resize_height", "resize_width")
     class TensorsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -145,12 +145,16 @@ class Sample(_message.Message):
     RANDOM_STATE_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
+    RESIZE_HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    RESIZE_WIDTH_FIELD_NUMBER: _ClassVar[int]
     contract: Contract
     tensors: _containers.MessageMap[str, _tensor_pb2.Tensor]
     random_state: RandomState
     height: int
     width: int
-    def __init__(self, contract: _Optional[_Union[Contract, _Mapping]] = ..., tensors: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., random_state: _Optional[_Union[RandomState, _Mapping]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+    resize_height: int
+    resize_width: int
+    def __init__(self, contract: _Optional[_Union[Contract, _Mapping]] = ..., tensors: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., random_state: _Optional[_Union[RandomState, _Mapping]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., resize_height: _Optional[int] = ..., resize_width: _Optional[int] = ...) -> None: ...
 
 class RandomState(_message.Message):
     __slots__ = ("seed", "torch_cpu")
@@ -161,18 +165,40 @@ class RandomState(_message.Message):
     def __init__(self, seed: _Optional[int] = ..., torch_cpu: _Optional[bytes] = ...) -> None: ...
 
 class Arguments(_message.Message):
-    __slots__ = ("num_inference_steps", "guidance_scale", "scheduler", "height", "width")
+    __slots__ = ("num_inference_steps", "guidance_scale", "true_cfg_scale", "scheduler", "height", "width", "eta", "guidance_rescale", "noise_level", "original_size", "target_size", "crops_coords_top_left", "negative_original_size", "negative_target_size", "negative_crops_coords_top_left", "use_resolution_binning")
     NUM_INFERENCE_STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    TRUE_CFG_SCALE_FIELD_NUMBER: _ClassVar[int]
     SCHEDULER_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
+    ETA_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_RESCALE_FIELD_NUMBER: _ClassVar[int]
+    NOISE_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    ORIGINAL_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_SIZE_FIELD_NUMBER: _ClassVar[int]
+    CROPS_COORDS_TOP_LEFT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_ORIGINAL_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_TARGET_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_CROPS_COORDS_TOP_LEFT_FIELD_NUMBER: _ClassVar[int]
+    USE_RESOLUTION_BINNING_FIELD_NUMBER: _ClassVar[int]
     num_inference_steps: int
     guidance_scale: float
+    true_cfg_scale: float
     scheduler: str
     height: int
     width: int
-    def __init__(self, num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., scheduler: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+    eta: float
+    guidance_rescale: float
+    noise_level: int
+    original_size: _containers.RepeatedScalarFieldContainer[int]
+    target_size: _containers.RepeatedScalarFieldContainer[int]
+    crops_coords_top_left: _containers.RepeatedScalarFieldContainer[int]
+    negative_original_size: _containers.RepeatedScalarFieldContainer[int]
+    negative_target_size: _containers.RepeatedScalarFieldContainer[int]
+    negative_crops_coords_top_left: _containers.RepeatedScalarFieldContainer[int]
+    use_resolution_binning: bool
+    def __init__(self, num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., true_cfg_scale: _Optional[float] = ..., scheduler: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., eta: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., noise_level: _Optional[int] = ..., original_size: _Optional[_Iterable[int]] = ..., target_size: _Optional[_Iterable[int]] = ..., crops_coords_top_left: _Optional[_Iterable[int]] = ..., negative_original_size: _Optional[_Iterable[int]] = ..., negative_target_size: _Optional[_Iterable[int]] = ..., negative_crops_coords_top_left: _Optional[_Iterable[int]] = ..., use_resolution_binning: _Optional[bool] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("arguments", "conditioning", "sample", "random_state", "consumer", "output_format", "stage_fingerprint")
@@ -302,7 +328,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("role", "family", "fingerprint", "components", "consumes", "produces", "arguments", "provenance", "max_message_bytes", "max_pixels", "load", "checkpoint", "max_prompt_bytes")
+    __slots__ = ("role", "family", "fingerprint", "components", "consumes", "produces", "arguments", "provenance", "max_message_bytes", "max_pixels", "load", "checkpoint", "max_prompt_bytes", "stage")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -316,6 +342,7 @@ class DescribeResponse(_message.Message):
     LOAD_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     MAX_PROMPT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
     role: Role
     family: str
     fingerprint: str
@@ -329,7 +356,8 @@ class DescribeResponse(_message.Message):
     load: Load
     checkpoint: str
     max_prompt_bytes: int
-    def __init__(self, role: _Optional[_Union[Role, str]] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., components: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., consumes: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., produces: _Optional[_Iterable[_Union[Contract, _Mapping]]] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., max_pixels: _Optional[int] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., checkpoint: _Optional[str] = ..., max_prompt_bytes: _Optional[int] = ...) -> None: ...
+    stage: str
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., components: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., consumes: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., produces: _Optional[_Iterable[_Union[Contract, _Mapping]]] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., max_pixels: _Optional[int] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., checkpoint: _Optional[str] = ..., max_prompt_bytes: _Optional[int] = ..., stage: _Optional[str] = ...) -> None: ...
 
 class Component(_message.Message):
     __slots__ = ("name", "class_name", "fingerprint", "parameters")
@@ -344,20 +372,22 @@ class Component(_message.Message):
     def __init__(self, name: _Optional[str] = ..., class_name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., parameters: _Optional[int] = ...) -> None: ...
 
 class Argument(_message.Message):
-    __slots__ = ("name", "minimum", "maximum", "default_number", "multiple_of", "choices")
+    __slots__ = ("name", "minimum", "maximum", "default_number", "multiple_of", "choices", "length")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MINIMUM_FIELD_NUMBER: _ClassVar[int]
     MAXIMUM_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_NUMBER_FIELD_NUMBER: _ClassVar[int]
     MULTIPLE_OF_FIELD_NUMBER: _ClassVar[int]
     CHOICES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     name: str
     minimum: float
     maximum: float
     default_number: float
     multiple_of: int
     choices: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., default_number: _Optional[float] = ..., multiple_of: _Optional[int] = ..., choices: _Optional[_Iterable[str]] = ...) -> None: ...
+    length: int
+    def __init__(self, name: _Optional[str] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., default_number: _Optional[float] = ..., multiple_of: _Optional[int] = ..., choices: _Optional[_Iterable[str]] = ..., length: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("draining", "jobs_queued", "jobs_running", "rows", "max_batch_rows", "max_queue_jobs")

@@ -7,16 +7,32 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "guidance", "stage_fingerprint")
+    __slots__ = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3", "guidance", "max_sequence_length", "clip_skip", "clean_caption", "complex_human_instruction", "stage_fingerprint")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_2_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_3_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_2_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_3_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SEQUENCE_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_CAPTION_FIELD_NUMBER: _ClassVar[int]
+    COMPLEX_HUMAN_INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     STAGE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     prompt: str
+    prompt_2: str
+    prompt_3: str
     negative_prompt: str
+    negative_prompt_2: str
+    negative_prompt_3: str
     guidance: bool
+    max_sequence_length: int
+    clip_skip: int
+    clean_caption: bool
+    complex_human_instruction: str
     stage_fingerprint: str
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance: _Optional[bool] = ..., stage_fingerprint: _Optional[str] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., prompt_2: _Optional[str] = ..., prompt_3: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., negative_prompt_2: _Optional[str] = ..., negative_prompt_3: _Optional[str] = ..., guidance: _Optional[bool] = ..., max_sequence_length: _Optional[int] = ..., clip_skip: _Optional[int] = ..., clean_caption: _Optional[bool] = ..., complex_human_instruction: _Optional[str] = ..., stage_fingerprint: _Optional[str] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
     __slots__ = ("result",)

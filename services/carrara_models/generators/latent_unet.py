@@ -13,7 +13,14 @@ from packaging.version import InvalidVersion, Version
 
 from carrara_models import limits
 from carrara_models.checkpoints import Checkpoint, load_component
-from carrara_models.contracts import Argument, Contract, Kind, Port, TensorSpec, conditioning_contract
+from carrara_models.contracts import (
+    Argument,
+    Contract,
+    Kind,
+    Port,
+    TensorSpec,
+    conditioning_contract,
+)
 from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.fitting import agreed_size_factor, conditioning_inputs, guidance_of
 from carrara_models.denoising.guidance import guided
@@ -153,9 +160,7 @@ class LatentUNet(Described):
         Raises:
             NumericalError: The new latents hold NaN or infinity.
         """
-        job.advance(
-            guided(output, job.guidance_scale, guidance_rescale=job.guidance_rescale)
-        )
+        job.advance(guided(output, job.guidance_scale, guidance_rescale=job.guidance_rescale))
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the latents [1, C, h, w], with the random state after the last draw."""
@@ -223,7 +228,8 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
     arguments = settings_arguments(
         defaults, schedulers=samplers.names, multiple_of=max(limits.PIXEL_MULTIPLE, size)
     )
-    specs = {"prompt_embeds": (1, 0, unet.config.encoder_hid_dim or unet.config.cross_attention_dim)}
+    width = unet.config.encoder_hid_dim or unet.config.cross_attention_dim
+    specs = {"prompt_embeds": (1, 0, width)}
     if is_xl:
         specs["pooled_prompt_embeds"] = (1, _pooled_width(unet.config))
     return LatentUNet(

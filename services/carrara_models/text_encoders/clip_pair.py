@@ -1,4 +1,4 @@
-"""SDXL's two CLIPs: the penultimate states of both side by side, and the second one's pooled state."""
+"""SDXL's two CLIPs: both penultimate states side by side, and the second one's pooled state."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ class ClipPairTextEncoder(Described):
         self, fields: dict[str, str | None], *, prefix: str, clip_skip: int | None
     ) -> Encoded:
         first, second = fields.values()
+        tokenizers = (self.pipeline.tokenizer, self.pipeline.tokenizer_2)
         with self._tokenizing:
             embeds, _, pooled, _ = self.pipeline.encode_prompt(
                 first,
@@ -82,9 +83,7 @@ class ClipPairTextEncoder(Described):
             )
             cut = {
                 name: cut_words(tokenizer, text, max_length=tokenizer.model_max_length)
-                for (name, text), tokenizer in zip(
-                    fields.items(), (self.pipeline.tokenizer, self.pipeline.tokenizer_2), strict=True
-                )
+                for (name, text), tokenizer in zip(fields.items(), tokenizers, strict=True)
                 if text
             }
         tensors = {f"{prefix}prompt_embeds": embeds, f"{prefix}pooled_prompt_embeds": pooled}

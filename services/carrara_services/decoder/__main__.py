@@ -9,24 +9,44 @@ from carrara_models.checkpoints import open_checkpoint
 from carrara_services.decoder import ROLE
 from carrara_services.serving.app import Stage
 from carrara_services.serving.command_line import run_stage
+from carrara_services.serving.metrics import Metrics
 from carrara_services.serving.settings import Settings
 
 
 def open_stage(settings: Settings) -> Stage:
-    """Loads the decoder and puts its engine behind its servicer."""
-    checkpoint = open_checkpoint(settings.checkpoint, stage=ROLE)
+    """Loads a decoder and puts its engine behind its servicer."""
+    checkpoint = open_checkpoint(settings.checkpoint, stage=settings.stage or ROLE)
     # Here, not above: torch takes seconds, and what is wrong with a flag is told without it.
+    from carrara_models.parts import Denoiser
     from carrara_services import torch_runtime
     from carrara_services.decoder.engine import DecoderEngine
     from carrara_services.decoder.servicer import DecoderServicer
+    from carrara_services.denoising.engine import DenoisingEngine
+    from carrara_services.jobs import Jobs
 
     part, runtime = torch_runtime.load(checkpoint, settings=settings)
-    engine = DecoderEngine(part, max_queue_jobs=settings.max_queue_jobs)
-    line = engine.worker.line
-    servicer = DecoderServicer(engine, runtime=runtime)
+    engine: DecoderEngine | DenoisingEngine
+    if isinstance(part, Denoiser):
+        engine = DenoisingEngine(
+            part,
+            role=ROLE,
+            max_queue_jobs=settings.max_queue_jobs,
+            max_batch_rows=settings.max_batch_rows,
+        )
+    else:
+        engine = DecoderEngine(part, max_queue_jobs=settings.max_queue_jobs)
+    servicer = DecoderServicer(
+        Jobs(engine, role=ROLE, runtime=runtime, also_accepts=settings.also_accepts)
+    )
 
     def register(server: grpc.aio.Server) -> None:
         decoder_pb2_grpc.add_DecoderServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+
+    def watch(metrics: Metrics) -> None:
+        if isinstance(engine, DenoisingEngine):
+            engine.loop.watch = metrics.watch_batch(
+                rows=lambda: engine.rows, max_batch_rows=engine.max_batch_rows
+            )
 
     return Stage(
         role=ROLE,
@@ -35,11 +55,12 @@ def open_stage(settings: Settings) -> Stage:
         part=part,
         runtime=runtime,
         warm_up=engine.warm_up,
-        line=line,
-        rows=lambda: line.running,
-        max_batch_rows=1,
-        hand_back=line.close,
-        close=engine.worker.close,
+        line=engine.line,
+        rows=lambda: engine.rows,
+        max_batch_rows=engine.max_batch_rows,
+        hand_back=engine.line.close,
+        close=engine.close,
+        watch=watch,
     )
 
 

@@ -1,48 +1,21 @@
-"""The decoder's engine: one image at a time, from a sample to bytes."""
+"""The engine of decoders that do not denoise: one image at a time, from a sample to pixels."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import replace
 
-import numpy as np
 import torch
-from PIL import Image
 
-from carrara_models.pixels import to_uint8
-from carrara_models.parts import Decoder, Sample
-from carrara_services.admission import Finished, Progress, Queued, finished, follow
+from carrara_models.contracts import Kind
+from carrara_models.parts import Decoder, DenoisingRequest, Sample
+from carrara_models.pixels import handed_on
+from carrara_services.admission import Finished, Progress, Queued, WaitingLine, finished, follow
 from carrara_services.decoder import ROLE
 from carrara_services.worker import Worker
 
 # Latent cells a side of the warm-up's sample.
 _WARM_UP_CELLS = 8
-
-
-@dataclass(frozen=True)
-class DecodeWork:
-    """One image to decode.
-
-    Attributes:
-        png: Whether the result is a PNG file's bytes instead of [H, W, 3].
-    """
-
-    sample: Sample
-    png: bool
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """One picture.
-
-    Attributes:
-        data: uint8 [H, W, 3] in [0, 255], or uint8 [bytes] of a PNG file.
-    """
-
-    data: np.ndarray
-    height: int
-    width: int
 
 
 class DecoderEngine:
@@ -55,15 +28,27 @@ class DecoderEngine:
         worker: Where its work waits and runs.
     """
 
+    max_batch_rows = 1
+
     def __init__(self, part: Decoder, *, max_queue_jobs: int) -> None:
         self.part = part
         self.worker = Worker(self._decode, name="decoding", max_queue_jobs=max_queue_jobs)
 
-    def decode(
-        self, work: DecodeWork, *, deadline: float | None
+    @property
+    def line(self) -> WaitingLine:
+        """Where its work waits."""
+        return self.worker.line
+
+    @property
+    def rows(self) -> int:
+        """Images that are being decoded."""
+        return self.worker.line.running
+
+    def run(
+        self, request: DenoisingRequest, *, deadline: float | None
     ) -> AsyncIterator[Queued | Progress | Finished]:
-        """Decodes one image and yields what happens; the result is a `DecodedImage`."""
-        return follow(self.worker.line, work, deadline=deadline, stage=ROLE)
+        """Decodes one sample and yields what happens; the result is a `Sample` of pixels."""
+        return follow(self.worker.line, request, deadline=deadline, stage=ROLE)
 
     async def warm_up(self) -> None:
         """Decodes a small black sample, on the path that requests take."""
@@ -77,17 +62,24 @@ class DecoderEngine:
             height=side,
             width=side,
         )
-        work = DecodeWork(sample, png=True)
-        await finished(self.worker.line, work, deadline=None, stage=ROLE)
+        request = DenoisingRequest(conditioning={}, random_state=0, sample=sample)
+        await finished(self.worker.line, request, deadline=None, stage=ROLE)
+
+    def close(self) -> None:
+        """Ends the worker's thread; what runs is finished."""
+        self.worker.close()
 
     @torch.inference_mode()
-    def _decode(self, work: DecodeWork) -> DecodedImage:
-        image = to_uint8(self.part.decode(work.sample))
-        height, width, _ = image.shape
-        return DecodedImage(_png(image) if work.png else image, height=height, width=width)
-
-
-def _png(image: np.ndarray) -> np.ndarray:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
-    return np.frombuffer(file.getvalue(), dtype=np.uint8)
+    def _decode(self, request: DenoisingRequest) -> Sample:
+        assert request.sample is not None, "the servicer has seen to it"
+        pixels = self.part.decode(request.sample)
+        if request.consumer is not None and request.consumer.kind is Kind.PIXELS:
+            pixels = handed_on(pixels)
+        height, width = pixels.shape[2:]
+        return replace(
+            request.sample,
+            tensors={"pixels": pixels},
+            height=height,
+            width=width,
+            resize_to=None,
+        )

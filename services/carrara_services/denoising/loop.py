@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 
-from carrara_models.parts import DenoisingRequest, Generator, Job
+from carrara_models.parts import Denoiser, Job
 from carrara_services.admission import Failed, Finished, Progress, Ticket, WaitingLine
 from carrara_services.watch import TickWatch
 
@@ -30,7 +30,7 @@ class _Row:
 
 
 class DenoisingLoop:
-    """Runs a generator's jobs in a thread of its own.
+    """Runs a denoiser's jobs in a thread of its own.
 
     Jobs start in the order in which they came, as soon as `max_batch_rows` has room; a wide one is
     not overtaken by narrow ones. What a job raises is that job's alone.
@@ -40,11 +40,11 @@ class DenoisingLoop:
         watch: Is told of each tick that begins from when it is set; None counts nothing.
     """
 
-    def __init__(self, generator: Generator, *, max_queue_jobs: int, max_batch_rows: int) -> None:
+    def __init__(self, denoiser: Denoiser, *, max_queue_jobs: int, max_batch_rows: int) -> None:
         self.line = WaitingLine(max_jobs=max_queue_jobs)
         self.max_batch_rows = max_batch_rows
         self.watch: TickWatch | None = None
-        self._generator = generator
+        self._denoiser = denoiser
         self._active: list[_Row] = []
         self._thread = threading.Thread(target=self._run, name="denoising", daemon=True)
         self._thread.start()
@@ -77,14 +77,14 @@ class DenoisingLoop:
             self._start(ticket)
 
     def _has_room(self, ticket: Ticket) -> bool:
-        request: DenoisingRequest = ticket.payload
-        guided = any(name.startswith("negative_") for name in request.conditioning)
-        return not self._active or self.rows + (2 if guided else 1) <= self.max_batch_rows
+        if not self._active:  # a job that is wider than the batch may be runs alone
+            return True
+        return self.rows + self._denoiser.rows(ticket.payload) <= self.max_batch_rows
 
     def _start(self, ticket: Ticket) -> None:
         began = time.perf_counter()
         try:
-            job = self._generator.start(ticket.payload)
+            job = self._denoiser.start(ticket.payload)
         except Exception as error:
             self.line.leave(ticket, Failed(error))
             return
@@ -115,7 +115,7 @@ class DenoisingLoop:
         watch = self.watch  # now: a tick that began before anybody watched is not theirs
         began = time.perf_counter()
         try:
-            outputs = self._generator.predict([row.job for row in rows])
+            outputs = self._denoiser.predict([row.job for row in rows])
         except Exception as error:
             if len(rows) == 1:
                 self._drop(rows[0], error)
@@ -141,9 +141,9 @@ class DenoisingLoop:
         job, ticket = row.job, row.ticket
         began = time.perf_counter()
         try:
-            self._generator.advance(job, output)
+            self._denoiser.advance(job, output)
             done = job.step >= job.num_steps
-            sample = self._generator.finish(job) if done else None
+            sample = self._denoiser.finish(job) if done else None
         except Exception as error:
             self._drop(row, error)
             return

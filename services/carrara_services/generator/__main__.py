@@ -14,19 +14,25 @@ from carrara_services.serving.settings import Settings
 
 
 def open_stage(settings: Settings) -> Stage:
-    """Loads the generator and puts its engine behind its servicer."""
-    checkpoint = open_checkpoint(settings.checkpoint, stage=ROLE)
+    """Loads a generator and puts its engine behind its servicer."""
+    checkpoint = open_checkpoint(settings.checkpoint, stage=settings.stage or ROLE)
     # Here, not above: torch takes seconds, and what is wrong with a flag is told without it.
     from carrara_services import torch_runtime
-    from carrara_services.generator.engine import GeneratorEngine
+    from carrara_services.denoising.engine import DenoisingEngine
     from carrara_services.generator.servicer import GeneratorServicer
+    from carrara_services.jobs import Jobs
 
     part, runtime = torch_runtime.load(checkpoint, settings=settings)
-    engine = GeneratorEngine(
-        part, max_queue_jobs=settings.max_queue_jobs, max_batch_rows=settings.max_batch_rows
+    engine = DenoisingEngine(
+        part,
+        role=ROLE,
+        max_queue_jobs=settings.max_queue_jobs,
+        max_batch_rows=settings.max_batch_rows,
     )
     loop = engine.loop
-    servicer = GeneratorServicer(engine, runtime=runtime)
+    servicer = GeneratorServicer(
+        Jobs(engine, role=ROLE, runtime=runtime, also_accepts=settings.also_accepts)
+    )
 
     def register(server: grpc.aio.Server) -> None:
         generator_pb2_grpc.add_GeneratorServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
@@ -41,11 +47,11 @@ def open_stage(settings: Settings) -> Stage:
         part=part,
         runtime=runtime,
         warm_up=engine.warm_up,
-        line=loop.line,
-        rows=lambda: loop.rows,
-        max_batch_rows=loop.max_batch_rows,
-        hand_back=loop.line.close,
-        close=loop.close,
+        line=engine.line,
+        rows=lambda: engine.rows,
+        max_batch_rows=engine.max_batch_rows,
+        hand_back=engine.line.close,
+        close=engine.close,
         watch=watch,
     )
 

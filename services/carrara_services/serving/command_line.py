@@ -20,6 +20,17 @@ Checkpoint = Annotated[
     str | None,
     typer.Option(help="Folder, embedded name or hub id. [CARRARA_CHECKPOINT; drawn-latent]"),
 ]
+StageName = Annotated[
+    str | None,
+    typer.Option(help="Name of the stage in its family, such as prior. [CARRARA_STAGE; the role]"),
+]
+AlsoAccepts = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Fingerprint of a neighbour to let through although its checkpoint is another one; "
+        "repeat for several. [CARRARA_ALSO_ACCEPTS, a JSON list]"
+    ),
+]
 Bind = Annotated[
     str | None,
     typer.Option(help="HOST:PORT or unix:PATH; port 0 is any. [CARRARA_BIND; 127.0.0.1:50051]"),
@@ -75,15 +86,17 @@ LogLevel = Annotated[
 def run_stage(role: str, open_stage: Callable[[Settings], app.Stage]) -> None:
     """Reads the flags from the command line and serves: the body of each stage's `__main__`."""
 
-    def stage(
+    def serve(
         context: typer.Context,
         checkpoint: Checkpoint = None,
+        stage: StageName = None,
         bind: Bind = None,
         device: Device = None,
         dtype: Dtype = None,
         num_threads: NumThreads = None,
         max_queue_jobs: MaxQueueJobs = None,
         max_batch_rows: MaxBatchRows = None,
+        also_accepts: AlsoAccepts = None,
         insecure: Insecure = None,
         metrics_bind: MetricsBind = None,
         drain_pause_seconds: DrainPauseSeconds = None,
@@ -94,7 +107,7 @@ def run_stage(role: str, open_stage: Callable[[Settings], app.Stage]) -> None:
         serve_stage(role, open_stage, given=context.params)
 
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command.command(help=f"Serves the {role} of a checkpoint.")(stage)
+    command.command(help=f"Serves a {role} of a checkpoint.")(serve)
     command()
 
 

@@ -27,6 +27,8 @@ class DescribedPart(Protocol):
     @property
     def family(self) -> str: ...  # noqa: D102
     @property
+    def stage(self) -> str: ...  # noqa: D102
+    @property
     def components(self) -> tuple[contracts.Component, ...]: ...  # noqa: D102
     @property
     def consumes(self) -> tuple[contracts.Port, ...]: ...  # noqa: D102
@@ -99,7 +101,11 @@ def read_contract(message: stage_pb2.Contract) -> contracts.Contract:
 
 def port(value: contracts.Port) -> stage_pb2.Port:
     """Makes the message of an input."""
-    return stage_pb2.Port(contract=contract(value.contract), required=value.required)
+    return stage_pb2.Port(
+        contract=contract(value.contract),
+        required=value.required,
+        also_accepts=value.also_accepts,
+    )
 
 
 def argument(value: contracts.Argument) -> stage_pb2.Argument:
@@ -111,6 +117,7 @@ def argument(value: contracts.Argument) -> stage_pb2.Argument:
         default_number=value.default,
         multiple_of=value.multiple_of,
         choices=value.choices,
+        length=value.length,
     )
 
 
@@ -138,6 +145,7 @@ def describe(
     """Answers Describe."""
     return stage_pb2.DescribeResponse(
         role=ROLES[role],
+        stage=part.stage,
         family=part.family,
         fingerprint=part.fingerprint,
         checkpoint=checkpoint,

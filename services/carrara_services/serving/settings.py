@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,6 +22,9 @@ class Settings(BaseSettings):
 
     Attributes:
         checkpoint: A folder, the name of an embedded checkpoint, or a hub id.
+        stage: Name of the part in the checkpoint's family; None is the one called as the role is.
+        also_accepts: Spaces of neighbours that are let through although they are not this
+            checkpoint's own; fingerprints as `carrara info` shows them.
         bind: HOST:PORT or unix:PATH; port 0 takes a free one.
         device: cpu, cuda or cuda:N.
         dtype: Of the networks; None is float32 on CPU and float16 on CUDA.
@@ -40,6 +43,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CARRARA_", frozen=True, extra="forbid")
 
     checkpoint: str = "drawn-latent"
+    stage: str | None = None
+    also_accepts: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     bind: str = "127.0.0.1:50051"
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     dtype: Dtype | None = None

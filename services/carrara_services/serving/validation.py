@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
 
 from google.protobuf import message, unknown_fields
 
@@ -75,13 +76,24 @@ def check_arguments(arguments: stage_pb2.Arguments, *, known: Iterable[Argument]
     Raises:
         BadFieldError: The first setting that is unknown or out of range.
     """
+    check_values({field.name: value for field, value in arguments.ListFields()}, known=known)
+    _check_pixels(arguments, {argument.name: argument for argument in known})
+
+
+def check_values(values: Mapping[str, object], *, known: Iterable[Argument]) -> None:
+    """Refuses settings that a stage does not take, and values outside their range.
+
+    Args:
+        values: By name; what is not there takes the default.
+
+    Raises:
+        BadFieldError: The first setting that is unknown or out of range.
+    """
     table = {argument.name: argument for argument in known}
-    values: dict[str, object] = {field.name: value for field, value in arguments.ListFields()}
     for name, value in values.items():
         if name not in table:
             raise BadFieldError(name, value, f"nothing; this stage takes {', '.join(table)}")
         _check_argument(value, table[name])
-    _check_pixels(arguments, table)
 
 
 def _check_pixels(arguments: stage_pb2.Arguments, table: Mapping[str, Argument]) -> None:
@@ -99,15 +111,20 @@ def _check_pixels(arguments: stage_pb2.Arguments, table: Mapping[str, Argument])
 
 def _check_argument(value: object, argument: Argument) -> None:
     if isinstance(value, str):
-        if value not in argument.choices:
+        if argument.choices and value not in argument.choices:
             raise BadFieldError(argument.name, value, ", ".join(argument.choices))
         return
-    assert isinstance(value, int | float)
+    numbers = [value] if isinstance(value, int | float) else list(cast(Iterable[float], value))
     low = -math.inf if argument.minimum is None else argument.minimum
     high = math.inf if argument.maximum is None else argument.maximum
-    off_grid = argument.multiple_of and value % argument.multiple_of
-    if not math.isfinite(value) or not low <= value <= high or off_grid:
-        raise BadFieldError(argument.name, value, _range(argument))
+    for number in numbers:
+        assert isinstance(number, int | float)
+        off_grid = argument.multiple_of and number % argument.multiple_of
+        if not math.isfinite(number) or not low <= number <= high or off_grid:
+            shown = numbers if argument.length else number
+            raise BadFieldError(argument.name, shown, _range(argument))
+    if argument.length and len(numbers) != argument.length:
+        raise BadFieldError(argument.name, numbers, _range(argument))
 
 
 def _range(argument: Argument) -> str:
@@ -120,6 +137,8 @@ def _range(argument: Argument) -> str:
         words.append(f"up to {argument.maximum:g}")
     if argument.multiple_of:
         words.append(f"a multiple of {argument.multiple_of}")
+    if argument.length:
+        words.insert(0, f"{argument.length} numbers")
     return ", ".join(words) or "finite numbers"
 
 

@@ -15,7 +15,7 @@ from carrara_services.text_encoder import ROLE
 
 def open_stage(settings: Settings) -> Stage:
     """Loads the text encoder and puts its engine behind its servicer."""
-    checkpoint = open_checkpoint(settings.checkpoint, stage=ROLE)
+    checkpoint = open_checkpoint(settings.checkpoint, stage=settings.stage or ROLE)
     # Here, not above: torch takes seconds, and what is wrong with a flag is told without it.
     from carrara_services import torch_runtime
     from carrara_services.text_encoder.engine import TextEncoderEngine

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import astuple, dataclass
 
 import torch
 
-from carrara_models.parts import Encoded, TextEncoder
+from carrara_models.parts import Encoded, TextEncoder, Texts
 from carrara_services.admission import EXPIRED, Finished, Usage, finished
 from carrara_services.refusals import DeadlineError
 from carrara_services.text_encoder import ROLE
 from carrara_services.worker import Worker
 
-Text = tuple[str, str]  # field, text
-
 
 @dataclass(frozen=True)
 class EncodedText:
-    """One text's tensors and what they cost; a cached one cost nothing."""
+    """One piece's tensors and what they cost; a cached one cost nothing."""
 
     encoded: Encoded
     usage: Usage
@@ -38,20 +35,20 @@ class Cache:
 
     def __init__(self, *, max_texts: int, max_bytes: int) -> None:
         self._max_texts, self._max_bytes = max_texts, max_bytes
-        self._texts: OrderedDict[Text, Encoded] = OrderedDict()
+        self._texts: OrderedDict[Texts, Encoded] = OrderedDict()
         self.hits = self.misses = self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._texts)
 
-    def get(self, text: Text) -> Encoded | None:
+    def get(self, text: Texts) -> Encoded | None:
         """Looks a text up, and counts that as use."""
         if text not in self._texts:
             return None
         self._texts.move_to_end(text)
         return self._texts[text]
 
-    def put(self, text: Text, encoded: Encoded) -> None:
+    def put(self, text: Texts, encoded: Encoded) -> None:
         """Keeps a text's tensors, and drops what has not been used for longest."""
         if (before := self._texts.pop(text, None)) is not None:
             self.bytes -= _size(text, before)
@@ -62,8 +59,9 @@ class Cache:
             self.bytes -= _size(oldest, dropped)
 
 
-def _size(text: Text, encoded: Encoded) -> int:
-    return len(text[1].encode()) + sum(tensor.nbytes for tensor in encoded.tensors.values())
+def _size(text: Texts, encoded: Encoded) -> int:
+    words = sum(len(value.encode()) for value in astuple(text) if isinstance(value, str))
+    return words + sum(tensor.nbytes for tensor in encoded.tensors.values())
 
 
 class _Flight:
@@ -97,20 +95,19 @@ class TextEncoderEngine:
         self.part = part
         self.worker = Worker(self._encode, name="encoding", max_queue_jobs=max_queue_jobs)
         self.cache = Cache(max_texts=max_cached_texts, max_bytes=max_cached_bytes)
-        self._flights: dict[Text, _Flight] = {}
+        self._flights: dict[Texts, _Flight] = {}
 
-    async def encode(self, text: str, *, field: str, deadline: float | None) -> EncodedText:
-        """Encodes one text, or takes it from the cache or from a request that is encoding it now.
+    async def encode(self, key: Texts, *, deadline: float | None) -> EncodedText:
+        """Encodes one piece, or takes it from the cache or from a request that is encoding it now.
 
         Args:
-            field: "prompt" or "negative_prompt".
+            key: One piece of the part's `split`.
             deadline: In the event loop's time; None for none.
 
         Raises:
             DeadlineError: The deadline passed.
             QueueFullError, DrainingError, StalledError: The work was refused.
         """
-        key = (field, text)
         if (known := self.cache.get(key)) is not None:
             self.cache.hits += 1
             return EncodedText(known, Usage(queue_ms=0, running_ms=0, compute_ms=0), cached=True)
@@ -137,7 +134,7 @@ class TextEncoderEngine:
                 del self._flights[key]
         return EncodedText(done.result, done.usage, cached=joined)
 
-    def _take_off(self, key: Text) -> _Flight:
+    def _take_off(self, key: Texts) -> _Flight:
         task = asyncio.create_task(finished(self.worker.line, key, deadline=None, stage=ROLE))
         flight = self._flights[key] = _Flight(task)
 
@@ -151,10 +148,11 @@ class TextEncoderEngine:
         return flight
 
     async def warm_up(self) -> None:
-        """Encodes a text on the path that requests take."""
-        await finished(self.worker.line, ("prompt", ""), deadline=None, stage=ROLE)
+        """Encodes an empty prompt on the path that requests take."""
+        texts = Texts(prompt="", negative=True)
+        for piece in self.part.split(texts):
+            await finished(self.worker.line, piece, deadline=None, stage=ROLE)
 
     @torch.inference_mode()
-    def _encode(self, work: Any) -> Encoded:
-        field, text = work
-        return self.part.encode_text(text, field=field)
+    def _encode(self, texts: Texts) -> Encoded:
+        return self.part.encode_text(texts)

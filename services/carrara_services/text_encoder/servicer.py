@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from carrara.v1 import stage_pb2, text_encoder_pb2, text_encoder_pb2_grpc
+from carrara_models.contracts import Argument
 from carrara_models.errors import BadFieldError
+from carrara_models.parts import Texts
 from carrara_services.admission import Usage
 from carrara_services.serving import describe, results, validation
 from carrara_services.serving.describe import Runtime
@@ -31,8 +34,8 @@ class TextEncoderServicer(text_encoder_pb2_grpc.TextEncoderServiceServicer):
         validation.check_fingerprint(request.stage_fingerprint, have=part.fingerprint)
         deadline = deadline_of(context)
         texts = await _all(
-            self._engine.encode(text, field=field, deadline=deadline)
-            for field, text in _texts(request).items()
+            self._engine.encode(piece, deadline=deadline)
+            for piece in part.split(_texts(request, known=part.arguments))
         )
         conditioning = stage_pb2.Conditioning(
             contract=describe.contract(part.produces[0], producer=part.fingerprint),
@@ -65,16 +68,22 @@ class TextEncoderServicer(text_encoder_pb2_grpc.TextEncoderServiceServicer):
         return text_encoder_pb2.EncodeResponse(result=result)
 
 
-def _texts(request: text_encoder_pb2.EncodeRequest) -> dict[str, str]:
-    """The texts to encode by field; an absent negative prompt is an empty one here."""
+_NOT_TEXTS = frozenset({"stage_fingerprint", "guidance"})
+
+
+def _texts(request: text_encoder_pb2.EncodeRequest, *, known: Sequence[Argument]) -> Texts:
+    """What is to be encoded; each text and option held to what this encoder takes."""
     if not request.HasField("prompt"):
         raise BadFieldError("prompt", None, 'a text; "" is encoded as given')
-    texts = {"prompt": request.prompt}
-    if request.guidance:
-        texts["negative_prompt"] = request.negative_prompt
-    validation.check_text(request.prompt, field="prompt")
-    validation.check_text(request.negative_prompt, field="negative_prompt")
-    return texts
+    given: dict[str, Any] = {
+        field.name: value for field, value in request.ListFields() if field.name not in _NOT_TEXTS
+    }
+    # A present but empty text is no default value: ListFields has it, as presence is tracked.
+    validation.check_values(given, known=known)
+    for name, value in given.items():
+        if isinstance(value, str):
+            validation.check_text(value, field=name)
+    return Texts(**given, negative=request.guidance)
 
 
 async def _all(encodings: Any) -> list[EncodedText]:

@@ -28,6 +28,7 @@ REPORT_KEYS = {
     "num_inference_steps",
     "guidance_scale",
     "scheduler",
+    "settings",
     "numerics",
     "stages",
     "total_ms",
@@ -107,10 +108,18 @@ def test_json_is_one_object_with_exactly_these_keys(
         "num_inference_steps": 3,
         "guidance_scale": 5.0,
         "scheduler": "ddim",
+        "settings": {
+            "num_inference_steps": 3,
+            "guidance_scale": 5.0,
+            "scheduler": "ddim",
+            "height": 16,
+            "width": 16,
+        },
         "numerics": "exact",
         "stages": [
             {
                 "role": toy.role,
+                "stage": toy.role,
                 "address": toy.address,
                 "fingerprint": toy.description.fingerprint,
                 "attempts": images,
@@ -338,7 +347,7 @@ def test_an_embedded_checkpoint_without_the_services_names_the_pip_command(
 ) -> None:
     monkeypatch.setattr("carrara.runtimes.entry_points", lambda **_: ())
     with pytest.raises(MissingExtraError, match=r"pip install 'carrara\[services\]'"):
-        start_embedded(None)
+        start_embedded()
 
 
 def test_health_tells_by_its_exit_status(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from carrara.chain import Chain, link
 from carrara.connections import Stage
 from carrara.exceptions import InvalidArgumentError
-from carrara.prompts import MAX_SEED, Prompt, check, seeds_for
+from carrara.prompts import MAX_SEED, Prompt, check, read, seeds_for
 
 
 def stage(toy: toy_stages.ToyStage) -> Stage:
@@ -134,6 +134,5 @@ async def test_a_cascade_without_text_takes_none() -> None:
 
 
 def prompt(**settings: object) -> Prompt:
-    return Prompt(
-        **({"prompt": "a circle", "negative_prompt": None, "seeds": (1,)} | settings)  # type: ignore[arg-type]
-    )
+    text = settings.pop("prompt", "a circle")
+    return read(text, {"seed": 1, **settings})  # type: ignore[arg-type, typeddict-item]

@@ -18,6 +18,7 @@ from carrara_models.checkpoints import open_checkpoint, resolve
 from carrara_models.embedded import embedded_names
 from carrara_models.errors import CheckpointError
 from carrara_models.families import load_part
+from carrara_models.parts import Texts
 from carrara_models.pruning import prune
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -251,7 +252,7 @@ def test_a_hub_id_brings_only_the_stages_weights(
     assert generator.produces[0].space == ""
 
     text_encoder = load("owner/tiny", "text-encoder")
-    assert text_encoder.encode_text("a red circle", field="prompt").tensors["prompt_embeds"].any()
+    assert text_encoder.encode_text(Texts("a red circle")).tensors["prompt_embeds"].any()
 
 
 def test_a_hub_id_that_cannot_be_had_is_an_error_with_the_embedded_names(

@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 
 from carrara_models.contracts import Kind
-from carrara_models.pixels import to_uint8
 from carrara_models.errors import ContractError, NumericalError
 from carrara_models.parts import Sample
+from carrara_models.pixels import to_uint8
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from diffusers import SanaPipeline
 from diffusers.utils import is_bs4_available, is_ftfy_available
 
-from carrara_models.errors import BadFieldError, NumericalError
+from carrara_models.errors import BadFieldError, CheckpointError, NumericalError
 from carrara_models.parts import Texts
 from families import pixart_sigma, sana
 
@@ -117,6 +118,16 @@ def test_a_tokenizer_that_names_no_length_is_cut_by_the_pipeline(
             texts.prompt, do_classifier_free_guidance=False
         )[0]
     assert torch.equal(encoded.tensors["prompt_embeds"], expected)
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is installed")
+def test_a_tokenizer_that_needs_sentencepiece_is_refused_by_that_name(
+    load: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(PIXART.folders[0], tmp_path / "pixart"))
+    (folder / "tokenizer" / "tokenizer.json").rename(folder / "tokenizer" / "spiece.model")
+    with pytest.raises(CheckpointError, match="install sentencepiece"):
+        load(folder, "text-encoder")
 
 
 def test_not_a_number_is_an_error_and_not_an_embedding(load: Callable[..., Any]) -> None:

@@ -13,6 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from carrara_models.contracts import Kind
 from carrara_models.errors import CheckpointError, NumericalError
+from carrara_models.parts import Texts
 
 
 def encode_with_pipeline(folder: Path, prompt: str, negative: str) -> tuple[Any, Any]:
@@ -33,19 +34,18 @@ def test_embeddings_equal_the_pipelines(
     edit_config(sd2, use_attention_mask=use_attention_mask)
     text_encoder = load(sd2, "text-encoder")
     expected = encode_with_pipeline(sd2, "a red circle", "blue")
-    for text, field, pipelines in zip(
-        ("a red circle", "blue"), ("prompt", "negative_prompt"), expected, strict=True
-    ):
-        (tensor,) = text_encoder.encode_text(text, field=field).tensors.values()
+    halves = Texts("a red circle", negative=True, negative_prompt="blue").halves
+    for half, pipelines in zip(halves, expected, strict=True):
+        (tensor,) = text_encoder.encode_text(half).tensors.values()
         torch.testing.assert_close(tensor, pipelines, rtol=0, atol=0)
 
 
 def test_the_attention_mask_counts_where_the_config_says_so(
     sd2: Path, load: Callable[..., Any]
 ) -> None:
-    plain = load(sd2, "text-encoder").encode_text("a red circle", field="prompt")
+    plain = load(sd2, "text-encoder").encode_text(Texts("a red circle"))
     edit_config(sd2, use_attention_mask=True)
-    masked = load(sd2, "text-encoder").encode_text("a red circle", field="prompt")
+    masked = load(sd2, "text-encoder").encode_text(Texts("a red circle"))
     assert not torch.equal(plain.tensors["prompt_embeds"], masked.tensors["prompt_embeds"])
 
 
@@ -54,9 +54,9 @@ def test_the_contract_tells_what_is_made(sd1: Path, load: Callable[..., Any]) ->
     (contract,) = text_encoder.produces
     assert contract.kind is Kind.CONDITIONING
     assert contract.space == text_encoder.components[1].fingerprint
-    for spec in contract.tensors:
-        field = spec.name.removesuffix("_embeds")
-        encoded = text_encoder.encode_text("a circle", field=field)
+    halves = Texts("a circle", negative=True).halves
+    for spec, half in zip(contract.tensors, halves, strict=True):
+        encoded = text_encoder.encode_text(half)
         assert tuple(encoded.tensors[spec.name].shape) == spec.shape
 
 
@@ -64,7 +64,7 @@ def test_the_contract_tells_what_is_made(sd1: Path, load: Callable[..., Any]) ->
 def test_a_prompt_that_is_too_long_is_cut_and_the_words_are_named(
     sd1: Path, load: Callable[..., Any], words: int
 ) -> None:
-    encoded = load(sd1, "text-encoder").encode_text("red " * (words - 1) + "blue", field="prompt")
+    encoded = load(sd1, "text-encoder").encode_text(Texts("red " * (words - 1) + "blue"))
     # 77 tokens, two of which are the marks of start and end, leave room for 75 words.
     expected = {75: {}, 76: {"prompt": "blue"}, 80: {"prompt": "red red red red blue"}}
     assert {k: v.strip() for k, v in encoded.truncated.items()} == expected[words]
@@ -81,7 +81,7 @@ def test_a_word_of_textual_inversion_becomes_its_vectors(
     model.resize_token_embeddings(len(tokenizer))
     model.save_pretrained(sd1 / "text_encoder")
 
-    encoded = load(sd1, "text-encoder").encode_text("a <toy>", field="prompt")
+    encoded = load(sd1, "text-encoder").encode_text(Texts("a <toy>"))
     expected, _ = encode_with_pipeline(sd1, "a <toy>", "")
     torch.testing.assert_close(encoded.tensors["prompt_embeds"], expected, rtol=0, atol=0)
 
@@ -89,11 +89,9 @@ def test_a_word_of_textual_inversion_becomes_its_vectors(
 def test_threads_may_share_it(sd1: Path, load: Callable[..., Any]) -> None:
     text_encoder = load(sd1, "text-encoder")
     texts = [f"{'red ' * (i % 90)} circle" for i in range(60)]
-    alone = [text_encoder.encode_text(text, field="prompt") for text in texts]
+    alone = [text_encoder.encode_text(Texts(text)) for text in texts]
     with ThreadPoolExecutor(4) as pool:
-        together = list(
-            pool.map(lambda text: text_encoder.encode_text(text, field="prompt"), texts)
-        )
+        together = list(pool.map(lambda text: text_encoder.encode_text(Texts(text)), texts))
     for first, second in zip(alone, together, strict=True):
         assert torch.equal(first.tensors["prompt_embeds"], second.tensors["prompt_embeds"])
         assert first.truncated == second.truncated
@@ -103,7 +101,7 @@ def test_not_a_number_is_an_error_and_not_an_embedding(sd1: Path, load: Callable
     text_encoder = load(sd1, "text-encoder")
     next(text_encoder.text_encoder.parameters()).fill_(torch.nan)
     with pytest.raises(NumericalError, match="prompt_embeds"):
-        text_encoder.encode_text("a circle", field="prompt")
+        text_encoder.encode_text(Texts("a circle"))
 
 
 def test_a_tokenizer_of_another_text_encoder_is_refused(
@@ -111,5 +109,5 @@ def test_a_tokenizer_of_another_text_encoder_is_refused(
 ) -> None:
     config = sd1 / "tokenizer" / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 100}))
-    with pytest.raises(CheckpointError, match="makes up to 100 tokens; the text encoder takes 77"):
+    with pytest.raises(CheckpointError, match="makes up to 100 tokens; text_encoder takes 77"):
         load(sd1, "text-encoder")

@@ -14,7 +14,7 @@ import torch
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from carrara_models.parts import Encoded
+from carrara_models.parts import Encoded, Texts
 from carrara_services.admission import Failed, Finished, Usage, WaitingLine, finished
 from carrara_services.denoising.loop import DenoisingLoop
 from carrara_services.serving.addresses import check_metrics_bind
@@ -219,7 +219,7 @@ def test_the_cache_tells_what_it_holds_and_how_often_it_helped():
     metrics.watch_cache(cache)
     embeds = torch.zeros(25)
     for text in ("a", "bb", "ccc"):
-        cache.put(("prompt", text), Encoded(tensors={"prompt_embeds": embeds}))
+        cache.put(Texts(text), Encoded(tensors={"prompt_embeds": embeds}))
     cache.hits, cache.misses = 4, 3
     assert read(metrics, "carrara_cache_texts") == len(cache) == 2
     assert read(metrics, "carrara_cache_bytes") == cache.bytes == 2 * 100 + 5

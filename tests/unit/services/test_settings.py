@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from carrara_services.serving.app import check_bind
@@ -21,6 +23,8 @@ def test_a_flag_goes_before_its_variable_and_a_variable_before_the_default(
 def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch, name: str):
     values = {
         "checkpoint": "x",
+        "stage": "prior",
+        "also_accepts": ("0" * 64, "f" * 64),
         "bind": "127.0.0.1:1",
         "device": "cuda:3",
         "dtype": "bfloat16",
@@ -34,7 +38,9 @@ def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch, name: str
         "max_connection_age_seconds": 7.0,
         "log_level": "error",
     }
-    monkeypatch.setenv(f"CARRARA_{name.upper()}", str(values[name]))
+    value = values[name]
+    written = json.dumps(value) if isinstance(value, tuple) else str(value)
+    monkeypatch.setenv(f"CARRARA_{name.upper()}", written)
     assert getattr(read_settings({}), name) == values[name]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 
-from carrara_models.parts import Encoded
+from carrara_models.parts import Encoded, Texts
 from carrara_services.refusals import DeadlineError
 from carrara_services.text_encoder.engine import Cache, TextEncoderEngine
 
@@ -21,12 +22,17 @@ class ToyTextEncoder:
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(1000))
     encoded: list[str] = field(default_factory=list)
 
-    def encode_text(self, text: str, *, field: str) -> Encoded:
+    def split(self, texts: Texts) -> Sequence[Texts]:
+        return texts.halves
+
+    def encode_text(self, texts: Texts) -> Encoded:
         assert self.turn.acquire(timeout=10)
+        text = texts.prompt or texts.negative_prompt or ""
         self.encoded.append(text)
         if text == "bad":
             raise ValueError("bad text")
-        return Encoded(tensors={f"{field}_embeds": torch.tensor([[float(len(text))]])})
+        name = "negative_prompt_embeds" if texts.prompt is None else "prompt_embeds"
+        return Encoded(tensors={name: torch.tensor([[float(len(text))]])})
 
 
 def engine_for(encoder: ToyTextEncoder) -> TextEncoderEngine:
@@ -41,38 +47,36 @@ def encoded(number: float) -> Encoded:
 def test_the_cache_drops_what_was_not_used_for_longest():
     cache = Cache(max_texts=2, max_bytes=10**6)
     for index, text in enumerate("ab"):
-        cache.put(("prompt", text), encoded(index))
-    assert cache.get(("prompt", "a")) is not None
-    cache.put(("prompt", "c"), encoded(2))
-    assert cache.get(("prompt", "b")) is None
-    assert cache.get(("prompt", "a")) is not None
-    assert cache.get(("prompt", "c")) is not None
+        cache.put(Texts(text), encoded(index))
+    assert cache.get(Texts("a")) is not None
+    cache.put(Texts("c"), encoded(2))
+    assert cache.get(Texts("b")) is None
+    assert cache.get(Texts("a")) is not None
+    assert cache.get(Texts("c")) is not None
 
 
 def test_the_cache_holds_no_more_bytes_than_allowed():
     cache = Cache(max_texts=100, max_bytes=350)
     for text in "abcde":
-        cache.put(("prompt", text), encoded(0))
+        cache.put(Texts(text), encoded(0))
         assert cache.bytes <= 350
     assert len(cache) == 3
-    cache.put(("prompt", "e"), encoded(1))
+    cache.put(Texts("e"), encoded(1))
     assert (len(cache), cache.bytes) == (3, 303)
-    cache.put(("prompt", "x" * 400), encoded(0))
+    cache.put(Texts("x" * 400), encoded(0))
     assert (len(cache), cache.bytes) == (0, 0)
 
 
 def test_a_field_has_its_own_tensors():
     cache = Cache(max_texts=100, max_bytes=350)
-    cache.put(("prompt", "a"), encoded(0))
+    cache.put(Texts("a"), encoded(0))
     assert cache.get(("negative_prompt", "a")) is None
 
 
 async def test_a_request_that_goes_away_does_not_take_the_text_from_the_others():
     encoder = ToyTextEncoder(turn=threading.Semaphore(0))
     engine = engine_for(encoder)
-    tasks = [
-        asyncio.create_task(engine.encode("red", field="prompt", deadline=None)) for _ in range(3)
-    ]
+    tasks = [asyncio.create_task(engine.encode(Texts("red"), deadline=None)) for _ in range(3)]
     await asyncio.sleep(0)
     tasks[0].cancel()
     await asyncio.gather(tasks[0], return_exceptions=True)
@@ -87,11 +91,11 @@ async def test_a_request_that_goes_away_does_not_take_the_text_from_the_others()
 async def test_work_that_nobody_waits_for_leaves_the_line():
     encoder = ToyTextEncoder(turn=threading.Semaphore(0))
     engine = engine_for(encoder)
-    first = asyncio.create_task(engine.encode("red", field="prompt", deadline=None))
+    first = asyncio.create_task(engine.encode(Texts("red"), deadline=None))
     await asyncio.sleep(0.05)
     soon = asyncio.get_running_loop().time() + 0.05
     with pytest.raises(DeadlineError, match="text-encoder"):
-        await engine.encode("blue", field="prompt", deadline=soon)
+        await engine.encode(Texts("blue"), deadline=soon)
     await asyncio.sleep(0.01)
     assert engine.worker.line.queued == 0
     encoder.turn.release(10)
@@ -105,23 +109,23 @@ async def test_a_failed_text_fails_those_that_wait_for_it_and_is_tried_again_lat
     engine = engine_for(encoder)
     for _ in range(2):
         results = await asyncio.gather(
-            *(engine.encode("bad", field="prompt", deadline=None) for _ in range(2)),
+            *(engine.encode(Texts("bad"), deadline=None) for _ in range(2)),
             return_exceptions=True,
         )
         assert [type(result) for result in results] == [ValueError, ValueError]
     assert encoder.encoded == ["bad", "bad"]
-    assert not (await engine.encode("good", field="prompt", deadline=None)).cached
-    assert (await engine.encode("good", field="prompt", deadline=None)).cached
+    assert not (await engine.encode(Texts("good"), deadline=None)).cached
+    assert (await engine.encode(Texts("good"), deadline=None)).cached
     engine.worker.close()
 
 
 async def test_a_text_asked_for_again_while_its_cancelled_work_ends_is_encoded_anew():
     encoder = ToyTextEncoder(turn=threading.Semaphore(0))
     engine = engine_for(encoder)
-    first = asyncio.create_task(engine.encode("red", field="prompt", deadline=None))
+    first = asyncio.create_task(engine.encode(Texts("red"), deadline=None))
     await asyncio.sleep(0.05)
     first.cancel()
-    again = asyncio.create_task(engine.encode("red", field="prompt", deadline=None))
+    again = asyncio.create_task(engine.encode(Texts("red"), deadline=None))
     await asyncio.gather(first, return_exceptions=True)
     assert first.cancelled()
     encoder.turn.release(10)

@@ -67,12 +67,16 @@ class ToyGenerator:
 
     fingerprint: str = "toy"
     family: str = "toy"
+    stage: str = "generator"
     components: tuple[Component, ...] = ()
     consumes: tuple[Port, ...] = (Port(CONDITIONING),)
     produces: tuple[Contract, ...] = (Contract(kind=Kind.LATENTS, space="vae", size_factor=8),)
     arguments: tuple[Argument, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+
+    def rows(self, request: DenoisingRequest) -> int:
+        return len(request.conditioning)
 
     def start(self, request: DenoisingRequest) -> ToyJob:
         job = ToyJob(

@@ -1,0 +1,116 @@
+"""A denoiser and the loop that runs its jobs: the engine of generators and of super-resolution."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from carrara_models.contracts import Contract, Kind
+from carrara_models.parts import Denoiser, DenoisingRequest, Sample
+from carrara_services.admission import Finished, Progress, Queued, WaitingLine, follow
+from carrara_services.denoising.loop import DenoisingLoop
+
+# Of a consumer that the warm-up invents for a denoiser without the VAE.
+_WARM_UP_SIZE_FACTOR = 8
+# Cells a side: as few as a UNet that halves them three times takes.
+_WARM_UP_CELLS = 8
+_WARM_UP_TOKENS = 1
+
+
+class DenoisingEngine:
+    """One denoiser and the loop that runs its jobs.
+
+    Attributes:
+        part: The denoiser itself.
+        loop: Where its jobs wait and run.
+    """
+
+    def __init__(
+        self, part: Denoiser, *, role: str, max_queue_jobs: int, max_batch_rows: int
+    ) -> None:
+        self.part = part
+        self.loop = DenoisingLoop(
+            part, max_queue_jobs=max_queue_jobs, max_batch_rows=max_batch_rows
+        )
+        self._role = role
+
+    @property
+    def line(self) -> WaitingLine:
+        """Where its jobs wait."""
+        return self.loop.line
+
+    @property
+    def rows(self) -> int:
+        """Rows of the jobs that are running."""
+        return self.loop.rows
+
+    @property
+    def max_batch_rows(self) -> int:
+        """How many the batch may have."""
+        return self.loop.max_batch_rows
+
+    def run(
+        self, request: DenoisingRequest, *, deadline: float | None
+    ) -> AsyncIterator[Queued | Progress | Finished]:
+        """Runs one job and yields what happens; the result is a `carrara_models.parts.Sample`."""
+        return follow(self.loop.line, request, deadline=deadline, stage=self._role)
+
+    async def warm_up(self) -> None:
+        """Makes the smallest picture in two steps, on the path that requests take."""
+        request = warm_up_request(self.part)
+        async with contextlib.aclosing(self.run(request, deadline=None)) as happenings:  # type: ignore[type-var]
+            async for _ in happenings:
+                pass
+
+    def close(self) -> None:
+        """Ends the loop's thread; what runs is finished."""
+        self.loop.close()
+
+
+def warm_up_request(part: Denoiser) -> DenoisingRequest:
+    """The smallest job that a denoiser takes: two steps, guidance on, and nothing to see."""
+    arguments = {argument.name: argument for argument in part.arguments}
+    inputs = {port.contract.kind: port.contract for port in part.consumes}
+    conditioning = inputs.pop(Kind.CONDITIONING, None)
+    produced = part.produces[0]
+    consumer, factor = None, 1
+    if produced.kind is Kind.LATENTS:
+        factor = produced.size_factor or _WARM_UP_SIZE_FACTOR
+        consumer = replace(
+            produced, size_factor=factor, scaling_factor=produced.scaling_factor or 1.0
+        )
+    settings: dict[str, Any] = {}
+    for name in ("height", "width"):
+        if name in arguments:
+            smallest = int(arguments[name].minimum or 1)
+            settings[name] = smallest * -(-_WARM_UP_CELLS * factor // smallest)
+    if "use_resolution_binning" in arguments:  # it would paint at full size
+        settings["use_resolution_binning"] = False
+    return DenoisingRequest(
+        conditioning={} if conditioning is None else _blank(conditioning, part.dtype),
+        random_state=0,
+        consumer=consumer,
+        sample=None if not inputs else _blank_sample(next(iter(inputs.values())), part.dtype),
+        num_inference_steps=2,
+        **settings,
+    )
+
+
+def _blank(contract: Contract, dtype: torch.dtype, *, free: int = _WARM_UP_TOKENS) -> Any:
+    """Zeros in place of numbers, ones in place of masks; `free` in place of any size."""
+    return {
+        spec.name: torch.ones([size or free for size in spec.shape], dtype=torch.bool)
+        if spec.name.endswith("mask")
+        else torch.zeros([size or free for size in spec.shape], dtype=dtype)
+        for spec in contract.tensors
+    }
+
+
+def _blank_sample(contract: Contract, dtype: torch.dtype) -> Sample:
+    has_size = contract.kind is not Kind.IMAGE_EMBEDS
+    side = _WARM_UP_CELLS * (contract.size_factor or 1) if has_size else 0
+    return Sample(_blank(contract, dtype, free=_WARM_UP_CELLS), height=side, width=side)
