@@ -99,6 +99,11 @@ LATENT_UNET = PartPlan(
     module="carrara_models.generators.latent_unet",
 )
 
+UNCONDITIONAL_UNET = PartPlan(
+    role="generator",
+    components={"unet": ("UNet2DModel",), "scheduler": ("DDPMScheduler", "DDIMScheduler")},
+    module="carrara_models.generators.unconditional_unet",
+)
 CLIP_TEXT_ENCODER = PartPlan(
     role="text-encoder",
     components={"tokenizer": CLIP_TOKENIZERS, "text_encoder": ("CLIPTextModel",)},
@@ -206,6 +211,8 @@ FAMILIES: Mapping[str, Family] = {
             "decoder": VAE_DECODER,
         },
     ),
+    "DDPMPipeline": Family(name="ddpm", parts={"generator": UNCONDITIONAL_UNET}),
+    "DDIMPipeline": Family(name="ddim", parts={"generator": UNCONDITIONAL_UNET}),
     "UnCLIPPipeline": Family(
         name="unclip",
         parts={
@@ -312,6 +319,43 @@ FAMILIES: Mapping[str, Family] = {
                 role="decoder",
                 components={"vae": ("AutoencoderDC",)},
                 module="carrara_models.decoders.autoencoder_dc",
+            ),
+        },
+    ),
+    "KandinskyV22PriorPipeline": Family(
+        name="kandinsky-2.2-prior",
+        parts={
+            "text-encoder": PartPlan(
+                role="text-encoder",
+                components={
+                    "tokenizer": CLIP_TOKENIZERS,
+                    "text_encoder": ("CLIPTextModelWithProjection",),
+                    "image_encoder": ("CLIPVisionModelWithProjection",),
+                },
+                module="carrara_models.text_encoders.clip_projection",
+            ),
+            "prior": PartPlan(
+                role="generator",
+                components={"prior": ("PriorTransformer",), "scheduler": UNCLIP_SCHEDULERS},
+                module="carrara_models.generators.prior",
+            ),
+        },
+    ),
+    "KandinskyV22Pipeline": Family(
+        name="kandinsky-2.2",
+        parts={
+            "generator": PartPlan(
+                role="generator",
+                components={
+                    "unet": ("UNet2DConditionModel",),
+                    "scheduler": ("DDPMScheduler", "DDIMScheduler"),
+                },
+                module="carrara_models.generators.kandinsky",
+            ),
+            "decoder": PartPlan(
+                role="decoder",
+                components={"movq": ("VQModel",)},
+                module="carrara_models.decoders.movq",
             ),
         },
     ),

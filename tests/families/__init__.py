@@ -1,6 +1,17 @@
-"""All families that the parity tests go through; a new one is a file beside these and a line here."""
+"""All families of the parity tests; a new one is a file beside these and a line here."""
 
-from families import deepfloyd_if, flux, pixart_sigma, sana, sd3, sd_upscale, sdxl, unclip
+from families import (
+    deepfloyd_if,
+    flux,
+    kandinsky,
+    pixart_sigma,
+    sana,
+    sd3,
+    sd_upscale,
+    sdxl,
+    unclip,
+    unconditional,
+)
 from families.case import FamilyCase
 
 CASES: dict[str, FamilyCase] = {
@@ -15,9 +26,13 @@ CASES: dict[str, FamilyCase] = {
         pixart_sigma.CASE,
         sana.CASE,
         sana.FLOW,
+        kandinsky.CASE,
+        kandinsky.LEARNED_VARIANCE,
         sd3.CASE,
         sd3.WITHOUT_T5,
         sdxl.CASE,
         unclip.CASE,
+        unconditional.DDIM,
+        unconditional.DDPM,
     )
 }

@@ -12,11 +12,11 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.image_processor import PixArtImageProcessor
 
-from carrara_models import limits
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import IMAGE, PIXELS, Contract, Kind, Port, TensorSpec
+from carrara_models.decoders.fitting import checked_latents
 from carrara_models.describing import described
-from carrara_models.errors import ContractError, NumericalError
+from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Sample
 
 # What StableDiffusionUpscalePipeline takes whatever the config says: early ones said none.
@@ -44,7 +44,8 @@ class VaeDecoder(Described):
                 size than the sample says.
             NumericalError: The pixels hold NaN or infinity.
         """
-        latents = self._check(sample).to(device=self.device, dtype=self.dtype)
+        latents = checked_latents(sample, self.consumes[0].contract)
+        latents = latents.to(device=self.device, dtype=self.dtype)
         pixels = self.vae.decode(self._unscaled(latents), return_dict=False)[0]
         if sample.resize_to is not None:
             height, width = sample.resize_to
@@ -64,32 +65,6 @@ class VaeDecoder(Described):
             return latents * std / config.scaling_factor + mean
         latents = latents / config.scaling_factor
         return latents + config.shift_factor if config.get("shift_factor") else latents
-
-    def _check(self, sample: Sample) -> torch.Tensor:
-        (port,) = self.consumes
-        channels, factor = port.contract.tensors[0].shape[1], port.contract.size_factor
-        latents = sample.tensors.get("latents")
-        if latents is None:
-            raise ContractError("The sample has no latents.")
-        shape = list(latents.shape)
-        if len(shape) != 4 or shape[:2] != [1, channels] or 0 in shape:
-            raise ContractError(
-                f"The latents are {shape}; the decoder takes [1, {channels}, h, w]."
-            )
-        if not latents.is_floating_point():
-            raise ContractError(f"The latents are {latents.dtype}; the decoder takes real numbers.")
-        height, width = shape[2] * factor, shape[3] * factor
-        if (sample.height, sample.width) != (height, width):
-            raise ContractError(
-                f"The sample says {sample.height} x {sample.width} pixels; its latents {shape} "
-                f"stand for {height} x {width} with the decoder's size factor {factor}."
-            )
-        if height * width > limits.MAX_PIXELS:
-            raise ContractError(
-                f"The latents {shape} stand for {height * width} pixels; "
-                f"at most {limits.MAX_PIXELS} are decoded."
-            )
-        return latents
 
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> VaeDecoder:
