@@ -172,7 +172,7 @@ def load_samplers(
 
     Args:
         others: The names that may be chosen beside the checkpoint's own.
-        mends_early_configs: Whether the pipeline corrects configs as `StableDiffusionPipeline` does.
+        mends_early_configs: Whether the pipeline mends configs as `StableDiffusionPipeline` does.
         in_pixels: As of `Samplers`.
 
     Raises:
