@@ -13,18 +13,12 @@ from packaging.version import InvalidVersion, Version
 
 from carrara_models import limits
 from carrara_models.checkpoints import Checkpoint, load_component
-from carrara_models.contracts import (
-    Argument,
-    Contract,
-    Kind,
-    Port,
-    TensorSpec,
-    conditioning_contract,
-)
+from carrara_models.contracts import Argument, Port, conditioning_contract
 from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.fitting import agreed_size_factor, conditioning_inputs, guidance_of
 from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.produced import produced_latents
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
 from carrara_models.denoising.settings import (
@@ -216,7 +210,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
     unet = load_component(checkpoint, "unet", loader=UNet2DConditionModel, dtype=dtype)
     _check_inputs(unet.config, checkpoint, is_xl=is_xl)
     samplers = load_samplers(checkpoint, mends_early_configs=not is_xl)
-    produced = _produced(checkpoint, channels=unet.config.out_channels)
+    produced = produced_latents(checkpoint, channels=unet.config.out_channels)
     sample_height, sample_width = _sample_size(unet.config, is_xl=is_xl)
     size = produced.size_factor
     defaults = pipeline_defaults(
@@ -254,20 +248,6 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
 def _pooled_width(config: Any) -> int:
     """Of the pooled embedding: what is left of the added embedding beside six sizes."""
     return config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-
-
-def _produced(checkpoint: Checkpoint, *, channels: int) -> Contract:
-    """What is known of the latents: all of it beside the VAE's config, else only their channels."""
-    known: dict[str, Any] = {}
-    if config := checkpoint.config("vae"):
-        known["size_factor"] = 2 ** (len(config["block_out_channels"]) - 1)
-        known["scaling_factor"] = float(config.get("scaling_factor", 0.18215))
-    return Contract(
-        kind=Kind.LATENTS,
-        space=checkpoint.fingerprints.get("vae", ""),
-        tensors=(TensorSpec("latents", (1, channels, 0, 0)),),
-        **known,
-    )
 
 
 def _check_inputs(config: Any, checkpoint: Checkpoint, *, is_xl: bool) -> None:
