@@ -288,9 +288,10 @@ class AsyncCascade:
             guidance=outcome.guided,
             stage_fingerprint=stage.description.fingerprint,
             **{  # type: ignore[arg-type]
+                # The negative texts without guidance too: Kandinsky's prior paints of them then.
                 name: value
                 for name, value in wanted.texts.items()
-                if name in known and (outcome.guided or not name.startswith("negative_"))
+                if name in known
             },
         )
         result = await stage.encode(

@@ -115,7 +115,9 @@ def check(request: Prompt, chain: Chain) -> None:
             bare = name.removeprefix(prefixes[0])
             argument = next(a for a in stage.description.arguments if a.name == bare)
             multiple_of = argument.multiple_of
-            if name in ("height", "width"):
+            # A stage that rounds sizes by itself takes any.
+            rounds = multiple_of <= 1 or "use_resolution_binning" in arguments.full_names(stage)
+            if name in ("height", "width") and not rounds:
                 multiple_of = max([multiple_of, *sizes])
             check_setting(name, value, argument=argument, multiple_of=multiple_of)
     _check_pixels(request, chain)

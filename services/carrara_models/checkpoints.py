@@ -301,7 +301,7 @@ def load_component(checkpoint: Checkpoint, component: str, *, loader: Any, **opt
             f"{folder} lacks {len(missing)} of the tensors that its config asks for, "
             f"{missing[0]} for one."
         )
-    return model.eval().requires_grad_(False)
+    return model.eval()  # gradients stay possible as in pipelines: float16 kernels depend on it
 
 
 def _needed_components(stage: str) -> set[str]:

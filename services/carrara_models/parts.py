@@ -254,7 +254,7 @@ class Decoder(Part, Protocol):
         """Decodes one image.
 
         Returns:
-            float32 [1, 3, H, W] in [-1, 1].
+            [1, 3, H, W] in this part's dtype, about in [-1, 1]: who makes a picture of it clamps.
 
         Raises:
             ContractError: The sample does not fit.

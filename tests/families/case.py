@@ -1,4 +1,4 @@
-"""What a family's tests are made of: tiny checkpoints, diffusers' own chain, and settings to try."""
+"""What a family's tests are made of: tiny checkpoints, diffusers' chain, and settings to try."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class FamilyCase:
     @property
     def folders(self) -> tuple[Path, ...]:
         """The checkpoints, written once in this process and not to be changed."""
-        return tuple(_written(write, f"{self.name}-{i}") for i, write in enumerate(self.checkpoints))
+        return tuple(
+            _written(write, f"{self.name}-{i}") for i, write in enumerate(self.checkpoints)
+        )
 
 
 @functools.cache

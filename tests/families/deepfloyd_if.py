@@ -107,7 +107,7 @@ def run(
     **given: Any,
 ) -> torch.Tensor:
     """What the pipeline hands on as "pt", [1, 3, H, W]."""
-    settings = {"clean_caption": False, **settings}
+    settings = dict(settings)
     pipeline = pipeline_class.from_pretrained(
         folder,
         safety_checker=None,
@@ -148,7 +148,11 @@ BASE = FamilyCase(
     checkpoints=(write_base,),
     oracle=paint_base,
     settings={
-        "plain": {"prompt": "A large red circle", "seed": 3, "num_inference_steps": 4},
+        "plain": {
+            "prompt": "A large <b>red</b> circle, see https://example.org/10.jpg",
+            "seed": 3,
+            "num_inference_steps": 4,
+        },
         "negative": {
             "prompt": "a large red circle",
             "negative_prompt": "Blue",
@@ -158,7 +162,8 @@ BASE = FamilyCase(
             "scheduler": "dpm++2m",
         },
         "fixed-variance": {
-            "prompt": "a small square",
+            "prompt": "a small <i>square</i>",
+            "clean_caption": False,
             "seed": 4,
             "num_inference_steps": 3,
             "scheduler": "ddim",

@@ -63,7 +63,7 @@ def write(folder: Path) -> None:
 
 def paint(folders: Sequence[Path], settings: Settings) -> np.ndarray:
     # Said, so that the picture does not depend on which libraries are installed.
-    settings = {"clean_caption": False} | dict(settings)
+    settings = dict(settings)
     pipeline = PixArtSigmaPipeline.from_pretrained(folders[0])
     if name := settings.pop("scheduler", None):
         class_name, overrides = SCHEDULERS[name]
@@ -79,7 +79,7 @@ CASE = FamilyCase(
     checkpoints=(write,),
     oracle=paint,
     settings={
-        "defaults": {"prompt": "A large RED circle", "seed": 3, "num_inference_steps": 4},
+        "defaults": {"prompt": "A large RED circle @user", "seed": 3, "num_inference_steps": 4},
         "binned": {
             "prompt": "a large red circle",
             "negative_prompt": "a blue square",

@@ -37,7 +37,7 @@ class VaeDecoder(Described):
             sample: `latents` [1, C, h, w], scaled as the generator works with them.
 
         Returns:
-            float32 [1, 3, H, W] in [-1, 1].
+            [1, 3, H, W], about in [-1, 1].
 
         Raises:
             ContractError: The latents have another shape than the VAE takes, or stand for another
@@ -52,7 +52,7 @@ class VaeDecoder(Described):
             pixels = PixArtImageProcessor.resize_and_crop_tensor(pixels, width, height)
         if not torch.isfinite(pixels).all():
             raise NumericalError("pixels")
-        return pixels.float().clamp(-1, 1)
+        return pixels
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         config = self.vae.config

@@ -9,11 +9,12 @@ import torch
 from diffusers import VQModel
 
 from carrara_models.checkpoints import Checkpoint, load_component
-from carrara_models.contracts import IMAGE, PIXELS, Contract, Kind, Port, TensorSpec
+from carrara_models.contracts import IMAGE, PIXELS, Port
 from carrara_models.decoders.fitting import checked_latents
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError, NumericalError
 from carrara_models.parts import Described, Sample
+from carrara_models.shared_contracts import movq_latents
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class MovqDecoder(Described):
             sample: `latents` [1, C, h, w].
 
         Returns:
-            float32 [1, 3, H, W] in [-1, 1].
+            [1, 3, H, W], about in [-1, 1].
 
         Raises:
             ContractError: The latents have another shape than the MoVQ takes, or stand for another
@@ -42,7 +43,7 @@ class MovqDecoder(Described):
         pixels = self.movq.decode(latents, force_not_quantize=True)["sample"]
         if not torch.isfinite(pixels).all():
             raise NumericalError("pixels")
-        return pixels.float().clamp(-1, 1)
+        return pixels
 
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> MovqDecoder:
@@ -69,21 +70,4 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
             device=device,
             dtype=dtype,
         ),
-    )
-
-
-def movq_latents(checkpoint: Checkpoint, *, channels: int) -> Contract:
-    """The latents [1, C, h, w] that it takes, as the checkpoint's folder tells.
-
-    They are not scaled: a factor of 1. What needs the MoVQ's config is 0 where that is not there.
-    """
-    known: dict[str, Any] = {}
-    if config := checkpoint.config("movq"):
-        known["size_factor"] = 2 ** (len(config["block_out_channels"]) - 1)
-        known["scaling_factor"] = 1.0
-    return Contract(
-        kind=Kind.LATENTS,
-        space=checkpoint.space("movq"),
-        tensors=(TensorSpec("latents", (1, channels, 0, 0)),),
-        **known,
     )

@@ -23,7 +23,6 @@ from carrara_models.denoising.fitting import (
 )
 from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
-from carrara_models.denoising.produced import produced_latents
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers, load_scheduler
 from carrara_models.denoising.settings import (
@@ -39,6 +38,7 @@ from carrara_models.denoising.unet_config import check_unet_inputs, prompt_embed
 from carrara_models.describing import described
 from carrara_models.errors import ContractError
 from carrara_models.parts import DenoisingRequest, Described, Sample
+from carrara_models.shared_contracts import produced_latents
 
 
 @dataclass(frozen=True)

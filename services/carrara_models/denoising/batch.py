@@ -29,9 +29,9 @@ def call_network(
         chunk_rows: How many rows the pipeline gives the network in one call; None for all that a
             job has.
         one_by_one_on_cpu: Whether the network depends on the number of rows in more than what
-            `exact_rows` mends. So do `SimpleCrossAttn` and `AttnDown` blocks: they leave several rows
-            laid out channels last, one row in the plain layout, and torch's norms, activations and
-            convolutions have a kernel for each. Such a network is called once per job.
+            `exact_rows` mends. So do networks with `SimpleCrossAttn` and `AttnDown` blocks, which
+            leave several rows laid out channels last, one row in the plain layout; torch's norms,
+            activations and convolutions have a kernel for each. They are called once per job.
 
     Returns:
         For each job, in order, [rows, ...].

@@ -23,7 +23,6 @@ from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.fitting import agreed_size_factor, conditioning_inputs, guidance_of
 from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
-from carrara_models.denoising.produced import produced_latents
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
 from carrara_models.denoising.settings import (
@@ -37,6 +36,7 @@ from carrara_models.denoising.shifting import dynamic_shift
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError
 from carrara_models.parts import DenoisingRequest, Described, Sample
+from carrara_models.shared_contracts import produced_latents
 
 PATCH = 2  # cells along each side of a token
 SAMPLE_SIZE = 128  # latent cells; `FluxPipeline` has it as a literal

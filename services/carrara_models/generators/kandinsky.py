@@ -15,7 +15,6 @@ from diffusers.utils.torch_utils import randn_tensor
 from carrara_models import limits
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import Contract, Kind, Port, TensorSpec
-from carrara_models.decoders.movq import movq_latents
 from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.fitting import agreed_size_factor, sample_tensors
 from carrara_models.denoising.guidance import guided_with_variance
@@ -32,6 +31,7 @@ from carrara_models.denoising.unet_config import check_unet_inputs
 from carrara_models.describing import described
 from carrara_models.errors import BadFieldError, ContractError
 from carrara_models.parts import DenoisingRequest, Described, Sample
+from carrara_models.shared_contracts import movq_latents
 
 # Those that the pipeline is for: it scales no input, as others would have it.
 SCHEDULERS = ("ddpm", "ddim")

@@ -24,7 +24,6 @@ from carrara_models.denoising.binning import (
 from carrara_models.denoising.fitting import agreed_size_factor, conditioning_inputs, guidance_of
 from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
-from carrara_models.denoising.produced import produced_latents
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import SCHEDULERS, Samplers, load_samplers
 from carrara_models.denoising.settings import (
@@ -39,6 +38,7 @@ from carrara_models.denoising.shifting import dynamic_shift
 from carrara_models.describing import described
 from carrara_models.errors import BadFieldError, CheckpointError
 from carrara_models.parts import DenoisingRequest, Described, Sample
+from carrara_models.shared_contracts import produced_latents
 
 
 @dataclass(frozen=True)

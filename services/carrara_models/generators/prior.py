@@ -37,7 +37,7 @@ from carrara_models.denoising.settings import (
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError, ContractError
 from carrara_models.parts import DenoisingRequest, Described, Sample
-from carrara_models.text_encoders.clip_projection import projected_contract
+from carrara_models.shared_contracts import projected_contract
 
 
 @dataclass

@@ -40,7 +40,7 @@ from carrara_models.denoising.unet_config import check_unet_inputs
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError, ContractError
 from carrara_models.parts import DenoisingRequest, Described, Sample
-from carrara_models.text_encoders.clip_projection import projected_contract
+from carrara_models.shared_contracts import projected_contract
 
 CHANNELS = 3
 

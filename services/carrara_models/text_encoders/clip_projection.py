@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +13,10 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionM
 from transformers.utils.logging import disable_progress_bar
 
 from carrara_models.checkpoints import Checkpoint, load_component
-from carrara_models.contracts import Contract, TensorSpec, conditioning_contract
 from carrara_models.describing import described
 from carrara_models.errors import BadFieldError, NumericalError
 from carrara_models.parts import Described, Encoded, Texts
+from carrara_models.shared_contracts import projected_contract
 from carrara_models.text_encoders.options import text_arguments
 from carrara_models.text_encoders.tokens import check_vocabulary, cut_words, load_tokenizer
 
@@ -139,31 +139,6 @@ def load(
             dtype=dtype,
         ),
     )
-
-
-def projected_contract(
-    *, length: int, width: int, pooled_width: int, image_width: int | None, space: str
-) -> Contract:
-    """What such an encoder makes, and what takes it.
-
-    Args:
-        length: In tokens; 0 for any.
-        image_width: Of the embedding of a picture of zeros, of Kandinsky, which has either that or
-            two rows; None of unCLIP.
-    """
-    rows = 1 if image_width is None else 0
-    contract = conditioning_contract(
-        {
-            "prompt_embeds": (rows, length, width),
-            "pooled_prompt_embeds": (rows, pooled_width),
-            "prompt_attention_mask": (rows, length),
-        },
-        space=space,
-    )
-    if image_width is None:
-        return contract
-    zero = TensorSpec("zero_image_embeds", (1, image_width), required=False)
-    return replace(contract, tensors=(*contract.tensors, zero))
 
 
 @torch.no_grad()

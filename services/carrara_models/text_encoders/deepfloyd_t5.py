@@ -13,11 +13,15 @@ from transformers import T5EncoderModel, T5Tokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from carrara_models.checkpoints import Checkpoint, load_component
-from carrara_models.contracts import conditioning_contract
+from carrara_models.contracts import Argument, conditioning_contract
 from carrara_models.describing import described
 from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
-from carrara_models.text_encoders.options import CLEAN_CAPTION, cleans_caption, text_arguments
+from carrara_models.text_encoders.options import (
+    clean_caption_argument,
+    cleans_caption,
+    text_arguments,
+)
 from carrara_models.text_encoders.tokens import check_vocabulary, cut_words, load_tokenizer
 
 MAX_LENGTH = 77  # IF was trained with it, and its pipeline has it as a literal
@@ -27,14 +31,13 @@ MAX_LENGTH = 77  # IF was trained with it, and its pipeline has it as a literal
 class DeepFloydTextEncoder(Described):
     """A `parts.TextEncoder`; bit-identical to `IFPipeline.encode_prompt`.
 
-    Whether captions are cleaned is off unless asked for: diffusers' own default is off in
-    `encode_prompt`, on in `__call__`, and silently off where a library is missing.
-
     Attributes:
         pipeline: diffusers' own, with its text encoder and nothing else.
+        cleaning: Whether captions are cleaned.
     """
 
     pipeline: Any
+    cleaning: Argument
     _tokenizing: threading.Lock  # padding and truncation are state of the fast tokenizers
 
     def split(self, texts: Texts) -> Sequence[Texts]:
@@ -52,7 +55,7 @@ class DeepFloydTextEncoder(Described):
             BadFieldError: The caption cannot be cleaned, as a library is missing.
             NumericalError: The embeddings hold NaN or infinity.
         """
-        cleans = cleans_caption(texts)
+        cleans = cleans_caption(texts, self.cleaning)
         field = "prompt" if texts.prompt is not None else "negative_prompt"
         text = (texts.prompt or texts.negative_prompt) or ""
         with self._tokenizing:
@@ -79,6 +82,7 @@ def load(
     tokenizer = load_tokenizer(checkpoint, "tokenizer", loader=T5Tokenizer)
     text_encoder = load_component(checkpoint, "text_encoder", loader=T5EncoderModel, dtype=dtype)
     check_vocabulary(checkpoint, tokenizer, text_encoder, suffix="")
+    cleaning = clean_caption_argument(checkpoint)
     shapes = {"prompt_embeds": (1, MAX_LENGTH, text_encoder.config.d_model)}
     return DeepFloydTextEncoder(
         pipeline=IFPipeline(
@@ -91,13 +95,14 @@ def load(
             watermarker=None,
             requires_safety_checker=False,
         ),
+        cleaning=cleaning,
         _tokenizing=threading.Lock(),
         **described(
             checkpoint,
             {"tokenizer": tokenizer, "text_encoder": text_encoder},
             consumes=(),
             produces=(conditioning_contract(shapes, space=checkpoint.conditioning_space),),
-            arguments=(*text_arguments("prompt", "negative_prompt"), CLEAN_CAPTION),
+            arguments=(*text_arguments("prompt", "negative_prompt"), cleaning),
             device=device,
             dtype=dtype,
         ),

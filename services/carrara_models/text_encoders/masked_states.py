@@ -24,7 +24,7 @@ from carrara_models.describing import described
 from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
 from carrara_models.text_encoders.options import (
-    CLEAN_CAPTION,
+    clean_caption_argument,
     cleans_caption,
     max_sequence_length_argument,
     text_arguments,
@@ -39,16 +39,14 @@ LENGTH = max_sequence_length_argument(default=300, maximum=512)
 class MaskedStatesTextEncoder(Described):
     """A `parts.TextEncoder`; bit-identical to `encode_prompt` of the two pipelines.
 
-    Captions are cleaned only where the request says so. diffusers' PixArt cleans them unless told
-    otherwise, and goes on without, with a warning, where a library for it is missing; so pictures
-    would depend on what is installed beside the model.
-
     Attributes:
         pipeline: diffusers' own, with its text encoder and nothing else.
+        cleaning: Whether captions are cleaned.
         instruction: What comes before the prompt if the request does not say; "" = nothing.
     """
 
     pipeline: Any
+    cleaning: Argument
     instruction: str
     _tokenizing: threading.Lock  # padding and truncation are state of the fast tokenizers
 
@@ -69,7 +67,7 @@ class MaskedStatesTextEncoder(Described):
                 library is missing.
             NumericalError: The embeddings hold NaN or infinity.
         """
-        length, cleans = chosen(texts, LENGTH), cleans_caption(texts)
+        length, cleans = chosen(texts, LENGTH), cleans_caption(texts, self.cleaning)
         field, instruction = "negative_prompt", ""
         if texts.prompt is not None:
             field, instruction = "prompt", texts.complex_human_instruction
@@ -120,6 +118,7 @@ def load(
     tokenizer = load_tokenizer(checkpoint, "tokenizer", loader=tokenizer_class)
     text_encoder = load_component(checkpoint, "text_encoder", loader=model_class, dtype=dtype)
     check_vocabulary(checkpoint, tokenizer, text_encoder, suffix="")
+    cleaning = clean_caption_argument(checkpoint)
     instruction = ""
     if is_sana:
         call = inspect.signature(SanaPipeline.__call__).parameters
@@ -136,6 +135,7 @@ def load(
             transformer=None,
             scheduler=None,
         ),
+        cleaning=cleaning,
         instruction=instruction,
         _tokenizing=threading.Lock(),
         **described(
@@ -146,7 +146,7 @@ def load(
             arguments=(
                 *text_arguments("prompt", "negative_prompt"),
                 LENGTH,
-                CLEAN_CAPTION,
+                cleaning,
                 *((Argument("complex_human_instruction"),) if is_sana else ()),
             ),
             device=device,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+import diffusers
 from diffusers.utils import is_bs4_available, is_ftfy_available
 
+from carrara_models.checkpoints import Checkpoint
 from carrara_models.contracts import Argument
 from carrara_models.errors import BadFieldError
 from carrara_models.parts import Texts
@@ -27,18 +30,24 @@ def max_sequence_length_argument(*, default: int, maximum: int) -> Argument:
     return Argument("max_sequence_length", minimum=1, maximum=maximum, default=default)
 
 
-CLEAN_CAPTION = Argument("clean_caption", minimum=0, maximum=1, default=0, multiple_of=1)
+def clean_caption_argument(checkpoint: Checkpoint) -> Argument:
+    """Whether captions are cleaned; the default is that of the pipeline's call."""
+    call = inspect.signature(getattr(diffusers, checkpoint.pipeline_class).__call__).parameters
+    default = int(call["clean_caption"].default)
+    return Argument("clean_caption", minimum=0, maximum=1, default=default, multiple_of=1)
 
 
-def cleans_caption(texts: Texts) -> bool:
-    """Whether the caption is cleaned, as asked for.
+def cleans_caption(texts: Texts, argument: Argument) -> bool:
+    """Whether the caption is cleaned: as asked for, else by default.
 
     Raises:
-        BadFieldError: A library for it is missing; diffusers would go on without.
+        BadFieldError: A library for it is missing; diffusers would go on without, so that pictures
+            would depend on what is installed beside the model.
     """
+    cleans = bool(argument.default if texts.clean_caption is None else texts.clean_caption)
     available = {"beautifulsoup4": is_bs4_available(), "ftfy": is_ftfy_available()}
     missing = [name for name, is_there in available.items() if not is_there]
-    if texts.clean_caption and missing:
+    if cleans and missing:
         allowed = f"false, as this text encoder runs without {' and '.join(missing)}"
         raise BadFieldError("clean_caption", True, allowed)
-    return bool(texts.clean_caption)
+    return cleans

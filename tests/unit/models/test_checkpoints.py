@@ -53,8 +53,8 @@ def test_unknown_name_lists_the_embedded_checkpoints() -> None:
 
 
 def test_a_pipeline_of_another_family_is_refused_by_name(sd1: Path) -> None:
-    edit_json(sd1 / "model_index.json", _class_name="FluxPipeline")
-    with pytest.raises(CheckpointError, match=r"is a FluxPipeline; Carrara serves: StableDiff"):
+    edit_json(sd1 / "model_index.json", _class_name="AudioLDMPipeline")
+    with pytest.raises(CheckpointError, match=r"is a AudioLDMPipeline; Carrara serves: StableDiff"):
         open_checkpoint(sd1, stage="decoder")
 
 

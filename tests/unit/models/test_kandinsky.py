@@ -203,7 +203,7 @@ def test_guidance_is_on_with_a_negative_embedding_and_a_scale_above_one(generato
         (painting(sample=POSITIVE, guidance_scale=1.0), 1),
     ):
         assert generator.rows(request) == generator.start(request).rows == rows
-    with pytest.raises(ContractError, match="guidance_scale is 3, .* no negative_image_embeds"):
+    with pytest.raises(ContractError, match=r"guidance_scale is 3, .* no negative_image_embeds"):
         generator.start(painting(sample=POSITIVE, guidance_scale=3.0))
 
 

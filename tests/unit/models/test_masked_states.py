@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import SanaPipeline
-from diffusers.utils import is_bs4_available, is_ftfy_available
 
 from carrara_models.errors import BadFieldError, CheckpointError, NumericalError
 from carrara_models.parts import Texts
@@ -84,16 +83,18 @@ def test_the_default_instruction_is_the_pipelines(load: Callable[..., Any]) -> N
     assert "complex_human_instruction" not in {argument.name for argument in pixart.arguments}
 
 
-def test_captions_are_cleaned_only_if_asked_for(load: Callable[..., Any]) -> None:
-    encoder = load(PIXART.folders[0], "text-encoder")
+@pytest.mark.parametrize(("case", "cleans"), [(PIXART, 1), (SANA, 0)])
+def test_captions_are_cleaned_by_default_where_the_pipeline_does(
+    load: Callable[..., Any], case: Any, cleans: int
+) -> None:
+    encoder = load(case.folders[0], "text-encoder")
     (argument,) = [a for a in encoder.arguments if a.name == "clean_caption"]
-    assert argument.default == 0
-    if is_bs4_available() and is_ftfy_available():
-        encoder.encode_text(Texts("red", clean_caption=True))
-    else:
-        with pytest.raises(BadFieldError, match=r"beautifulsoup4|ftfy") as refusal:
-            encoder.encode_text(Texts("red", clean_caption=True))
-        assert refusal.value.field == "clean_caption"
+    assert argument.default == cleans
+    plain, dotted = (
+        encoder.encode_text(Texts(prompt)).tensors["prompt_embeds"]
+        for prompt in ("a red circle", "a red circle 10.10.10.10")
+    )
+    assert torch.equal(plain, dotted) == bool(cleans)
 
 
 @pytest.mark.parametrize("length", [0, 513])
@@ -132,6 +133,6 @@ def test_a_tokenizer_that_needs_sentencepiece_is_refused_by_that_name(
 
 def test_not_a_number_is_an_error_and_not_an_embedding(load: Callable[..., Any]) -> None:
     encoder = load(SANA.folders[0], "text-encoder")
-    next(encoder.pipeline.text_encoder.parameters()).fill_(torch.nan)
+    next(encoder.pipeline.text_encoder.parameters()).data.fill_(torch.nan)
     with pytest.raises(NumericalError, match="negative_prompt_embeds"):
         encoder.encode_text(Texts(None, negative=True))

@@ -57,15 +57,16 @@ def test_cleaning_captions_is_refused_where_a_library_is_missing(
     assert {"bs4": "beautifulsoup4", "ftfy": "ftfy"}[missing] in refusal.value.allowed
 
 
-def test_captions_are_lower_cased_and_not_cleaned_unless_asked_for(text_encoder: Any) -> None:
+def test_captions_are_cleaned_unless_they_should_only_be_lower_cased(text_encoder: Any) -> None:
     (cleaning,) = [a for a in text_encoder.arguments if a.name == "clean_caption"]
-    assert cleaning.default == 0
-    plain, shouted, dotted = (
-        text_encoder.encode_text(Texts(prompt)).tensors["prompt_embeds"]
-        for prompt in ("a red circle", " A RED Circle ", "a red circle 10.10.10.10")
-    )
-    assert torch.equal(plain, shouted)
-    assert not torch.equal(plain, dotted)
+    assert cleaning.default == 1
+    for cleans, expected in ((None, True), (True, True), (False, False)):
+        plain, shouted, dotted = (
+            text_encoder.encode_text(Texts(prompt, clean_caption=cleans)).tensors["prompt_embeds"]
+            for prompt in ("a red circle", " A RED Circle ", "a red circle 10.10.10.10")
+        )
+        assert torch.equal(plain, shouted)
+        assert torch.equal(plain, dotted) is expected
 
 
 def test_words_beyond_77_tokens_are_reported(text_encoder: Any) -> None:
