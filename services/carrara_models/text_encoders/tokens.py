@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
@@ -16,14 +15,9 @@ def load_tokenizer(checkpoint: Checkpoint, component: str, *, loader: Any) -> An
     """Loads a tokenizer with transformers.
 
     Raises:
-        CheckpointError: A file is missing or broken, or needs a library that is not there.
+        CheckpointError: A file is missing or broken.
     """
     folder = checkpoint.path / component
-    needs_sentencepiece = any(folder.glob("*.model")) and not (folder / "tokenizer.json").is_file()
-    if needs_sentencepiece and find_spec("sentencepiece") is None:
-        raise CheckpointError(
-            f"{folder} has no tokenizer.json, only a SentencePiece model: install sentencepiece."
-        )
     try:
         return loader.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the tokenizers library raises plain Exception

@@ -83,6 +83,6 @@ def test_a_t5_without_its_tokenizer_is_refused(load: Callable[..., Any], folder:
 
 def test_not_a_number_is_an_error_and_not_an_embedding(load: Callable[..., Any]) -> None:
     encoder = load(sd3.CASE.folders[0], "text-encoder")
-    next(encoder.pipeline.text_encoder_3.parameters()).fill_(torch.nan)
+    next(encoder.pipeline.text_encoder_3.parameters()).data.fill_(torch.nan)
     with pytest.raises(NumericalError, match="negative_prompt_embeds"):
         encoder.encode_text(Texts(None, negative=True))

@@ -41,6 +41,6 @@ def test_the_length_is_the_embeddings_length(load: Callable[..., Any]) -> None:
 
 def test_not_a_number_is_an_error_and_not_an_embedding(load: Callable[..., Any]) -> None:
     encoder = load(flux.CASE.folders[0], "text-encoder")
-    next(encoder.pipeline.text_encoder.parameters()).fill_(torch.nan)
+    next(encoder.pipeline.text_encoder.parameters()).data.fill_(torch.nan)
     with pytest.raises(NumericalError, match="pooled_prompt_embeds"):
         encoder.encode_text(Texts("red"))

@@ -3,15 +3,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from diffusers import SanaPipeline
 
-from carrara_models.errors import BadFieldError, CheckpointError, NumericalError
+from carrara_models.errors import BadFieldError, NumericalError
 from carrara_models.parts import Texts
 from families import pixart_sigma, sana
 
@@ -121,14 +121,31 @@ def test_a_tokenizer_that_names_no_length_is_cut_by_the_pipeline(
     assert torch.equal(encoded.tensors["prompt_embeds"], expected)
 
 
-@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is installed")
-def test_a_tokenizer_that_needs_sentencepiece_is_refused_by_that_name(
+def test_a_tokenizer_that_is_only_a_sentencepiece_model_is_loaded(
     load: Callable[..., Any], tmp_path: Path
 ) -> None:
+    """So T5's published ones are."""
     folder = Path(shutil.copytree(PIXART.folders[0], tmp_path / "pixart"))
-    (folder / "tokenizer" / "tokenizer.json").rename(folder / "tokenizer" / "spiece.model")
-    with pytest.raises(CheckpointError, match="install sentencepiece"):
-        load(folder, "text-encoder")
+    tokenizer = folder / "tokenizer"
+    shutil.rmtree(tokenizer)
+    tokenizer.mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a large red circle on white", "a small blue square"] * 20),
+        model_prefix=str(tokenizer / "spiece"),
+        vocab_size=26,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (tokenizer / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "model_max_length": 512})
+    )
+    encoder = load(folder, "text-encoder")
+    assert encoder.pipeline.tokenizer("red circle").input_ids[-1] == 1
+    mask = encoder.encode_text(Texts("a red circle")).tensors["prompt_attention_mask"]
+    assert 3 < mask.sum() < mask.numel()
 
 
 def test_not_a_number_is_an_error_and_not_an_embedding(load: Callable[..., Any]) -> None:

@@ -99,7 +99,7 @@ def test_threads_may_share_it(sd1: Path, load: Callable[..., Any]) -> None:
 
 def test_not_a_number_is_an_error_and_not_an_embedding(sd1: Path, load: Callable[..., Any]) -> None:
     text_encoder = load(sd1, "text-encoder")
-    next(text_encoder.text_encoder.parameters()).fill_(torch.nan)
+    next(text_encoder.text_encoder.parameters()).data.fill_(torch.nan)
     with pytest.raises(NumericalError, match="prompt_embeds"):
         text_encoder.encode_text(Texts("a circle"))
 
