@@ -162,7 +162,8 @@ def _manifest(checkpoints: Sequence[str], *, fingerprints: bool) -> Manifest:
                 ManifestStage(
                     role=STAGE_ROLES[stage],
                     stage=stage,
-                    checkpoint=name,
+                    # A folder is found from wherever the manifest will lie.
+                    checkpoint=str(Path(name).resolve()) if Path(name).is_dir() else name,
                     fingerprint=open_checkpoint(name, stage=stage).fingerprint
                     if fingerprints
                     else None,

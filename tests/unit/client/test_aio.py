@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -28,8 +30,9 @@ from carrara import (
 )
 from carrara.aio import MAX_IMAGES_AT_ONCE
 from carrara.exceptions import BY_STATUS
+from carrara.manifest import Manifest, ManifestStage, write_manifest
 from carrara.tensors import from_numpy
-from carrara.v1 import stage_pb2
+from carrara.v1 import stage_pb2, text_encoder_pb2
 
 
 @pytest.fixture
@@ -147,7 +150,8 @@ async def test_the_negative_half_is_asked_for_exactly_with_guidance(
     guided, absent, off = toys.text_encoder.requests
     assert (guided.guidance, guided.negative_prompt) == (True, "a cat")  # type: ignore[attr-defined]
     assert (absent.guidance, absent.HasField("negative_prompt")) == (True, False)  # type: ignore[attr-defined]
-    assert (off.guidance, off.HasField("negative_prompt")) == (False, False)  # type: ignore[attr-defined]
+    # The text goes along: Kandinsky's prior paints of it even then.
+    assert (off.guidance, off.negative_prompt) == (False, "a cat")  # type: ignore[attr-defined]
     assert [warning.code for warning in result.warnings] == ["NEGATIVE_PROMPT_UNUSED"]
 
 
@@ -454,3 +458,130 @@ async def test_requests_run_side_by_side(cascade: AsyncCascade, toys: ToyCascade
     alone = [await paint(cascade, prompt) for prompt in ("one", "two", "three")]
     together = await asyncio.gather(*(paint(cascade, prompt) for prompt in ("one", "two", "three")))
     assert together == alone
+
+
+async def asked(toy: toy_stages.ToyStage, **settings: object) -> text_encoder_pb2.EncodeRequest:
+    """What the text encoder of a cascade with this generator is asked."""
+    async with (
+        serving_all(toy) as toys,
+        await AsyncCascade.connect(**toys.addresses) as cascade,
+    ):
+        await cascade.generate("a circle", **settings)  # type: ignore[arg-type]
+    (request,) = toys.text_encoder.requests
+    assert isinstance(request, text_encoder_pb2.EncodeRequest)
+    return request
+
+
+async def test_an_absent_and_an_empty_negative_prompt_differ() -> None:
+    absent = await asked(toy_stages.generator())
+    empty = await asked(toy_stages.generator(), negative_prompt="")
+    assert absent.guidance
+    assert empty.guidance
+    assert not absent.HasField("negative_prompt")
+    assert empty.HasField("negative_prompt")
+
+
+async def test_where_guidance_is_an_input_only_the_true_scale_needs_the_negative_half() -> None:
+    def flux() -> toy_stages.ToyStage:
+        toy = toy_stages.generator()
+        toy.description.arguments.add(
+            name="true_cfg_scale", minimum=0, maximum=30, default_number=1
+        )
+        return toy
+
+    assert not (await asked(flux(), guidance_scale=9.0)).guidance
+    assert not (await asked(flux(), true_cfg_scale=4.0)).guidance, "there is no negative prompt"
+    assert not (await asked(flux(), negative_prompt="blue")).guidance
+    assert (await asked(flux(), negative_prompt="blue", true_cfg_scale=4.0)).guidance
+
+
+async def test_settings_of_siblings_reach_them_and_stand_in_the_result() -> None:
+    larger = toy_stages.decoder()
+    larger.description.stage = "super-res"
+    larger.description.arguments.add(name="noise_level", minimum=0, maximum=999, default_number=250)
+    async with (
+        serving_all(larger) as toys,
+        await AsyncCascade.connect(**toys.addresses) as cascade,
+    ):
+        assert {"super_res_noise_level", "guidance_scale", "seed"} <= set(cascade.settings)
+        assert "prior_guidance_scale" not in cascade.settings
+        results = [
+            await cascade.generate("a circle", seed=1, **settings)  # type: ignore[arg-type]
+            for settings in ({}, {"noise_level": 3}, {"super_res_noise_level": 4})
+        ]
+        with pytest.raises(InvalidArgumentError, match="super_res_noise_level: 1000"):
+            await cascade.generate("a circle", super_res_noise_level=1000)
+        with pytest.raises(InvalidArgumentError, match=r"prior_guidance_scale: .*num_inference"):
+            await cascade.generate("a circle", prior_guidance_scale=3.0)
+    assert [result.settings["super_res_noise_level"] for result in results] == [250, 3, 4]
+    assert results[1].images[0].settings["super_res_noise_level"] == "3"
+    jobs = [request.job.arguments for request in toys.decoder.requests]  # type: ignore[attr-defined]
+    assert [job.noise_level if job.HasField("noise_level") else None for job in jobs] == [
+        None,
+        3,
+        4,
+    ]
+    assert results[0].usage[2].stage == "super-res"
+
+
+async def test_a_setting_that_several_siblings_take_needs_their_prefix() -> None:
+    first, second = toy_stages.generator(), toy_stages.decoder()
+    for toy, name in ((first, "prior"), (second, "upscaler")):
+        toy.description.stage = name
+        toy.description.arguments.add(name="eta", minimum=0, maximum=1)
+    async with (
+        serving_all(first, second) as toys,
+        await AsyncCascade.connect(**toys.addresses) as cascade,
+    ):
+        with pytest.raises(InvalidArgumentError, match="prior_eta or upscaler_eta"):
+            await cascade.generate("a circle", eta=0.5)
+
+
+async def test_a_setting_that_nobody_knows_is_refused_with_those_there_are(
+    cascade: AsyncCascade,
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"steps: 3 .*num_inference_steps"):
+        await cascade.generate("a circle", steps=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("prompt_2", ["a square", 7])
+async def test_a_text_that_no_encoder_takes_is_refused(
+    cascade: AsyncCascade, prompt_2: object
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"prompt_2: .*negative_prompt, prompt"):
+        await cascade.generate("a circle", prompt_2=prompt_2)  # type: ignore[arg-type]
+
+
+async def test_a_manifest_connects_to_the_stages_that_it_names(
+    toys: ToyCascade, tmp_path: Path
+) -> None:
+    unverified = stage_pb2.Warning(code=stage_pb2.WARNING_CODE_CONTRACT_UNVERIFIED, message="?")
+    toys.generator.warnings = [unverified]
+    stages = [
+        ManifestStage(
+            role=toy.role,
+            stage=toy.role,
+            address=toy.address,
+            fingerprint=toy.description.fingerprint,
+        )
+        for toy in (toys.decoder, toys.generator, toys.text_encoder)
+    ]
+    file = tmp_path / "cascade.toml"
+    file.write_text(write_manifest(Manifest(tuple(stages))))
+    async with await AsyncCascade.load(file) as cascade:
+        result = await cascade.generate("a circle", seed=7)
+    assert [usage.address for usage in result.usage] == [
+        toys.text_encoder.address,
+        toys.generator.address,
+        toys.decoder.address,
+    ]
+    assert result.warnings == (), "the manifest says that they belong together"
+
+    file.write_text(write_manifest(Manifest((replace(stages[0], fingerprint=None), *stages[1:]))))
+    async with await AsyncCascade.load(file) as cascade:
+        result = await cascade.generate("a circle", seed=7)
+    assert [warning.code for warning in result.warnings] == ["CONTRACT_UNVERIFIED"]
+
+    file.write_text(write_manifest(Manifest((replace(stages[0], fingerprint="9" * 64), *stages))))
+    with pytest.raises(ContractError):
+        await AsyncCascade.load(file)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import toy_stages
 
-from carrara.chain import link
+from carrara.chain import held_to, link
 from carrara.connections import Stage
 from carrara.exceptions import ContractError
+from carrara.manifest import Manifest, ManifestStage
 from carrara.v1 import stage_pb2
 
 
@@ -114,3 +117,119 @@ async def test_a_generator_that_makes_pictures_needs_no_decoder() -> None:
     toy.description.produces[0].CopyFrom(stage_pb2.Contract(kind=stage_pb2.KIND_IMAGE))
     chain = link([stage(toy_stages.text_encoder())], [stage(toy)])
     assert chain.steps[0].consumer is None
+
+
+def prior() -> toy_stages.ToyStage:
+    """Text to an image embedding."""
+    toy = toy_stages.generator()
+    toy.description.stage = "prior"
+    toy.description.produces[0].CopyFrom(image_embeds("a" * 64))
+    return toy
+
+
+def unclip() -> toy_stages.ToyStage:
+    """Text and an image embedding to latents."""
+    toy = toy_stages.generator()
+    toy.description.consumes.add(contract=image_embeds("a" * 64), required=True)
+    return toy
+
+
+def super_res() -> toy_stages.ToyStage:
+    """Pixels to more pixels."""
+    toy = toy_stages.decoder()
+    toy.description.consumes[0].contract.CopyFrom(PIXELS)
+    toy.description.produces.append(PIXELS)
+    return toy
+
+
+def image_embeds(space: str) -> stage_pb2.Contract:
+    return stage_pb2.Contract(kind=stage_pb2.KIND_IMAGE_EMBEDS, space=space)
+
+
+PIXELS = stage_pb2.Contract(kind=stage_pb2.KIND_PIXELS, space="rgb")
+
+
+async def test_contracts_put_the_stages_of_a_role_in_order() -> None:
+    encoder, decoder = stage(toy_stages.text_encoder()), stage(toy_stages.decoder())
+    first, second = stage(prior(), port=1), stage(unclip(), port=2)
+    for given in ([first, second, decoder], [second, first, decoder]):
+        chain = link([encoder], given)
+        assert chain.stages == (encoder, first, second, decoder)
+        assert chain.steps[0].consumer == second.description.consumes[1].contract
+
+
+async def test_a_decoder_before_another_hands_on_pixels() -> None:
+    vae = toy_stages.decoder()
+    vae.description.produces.append(PIXELS)
+    generator, larger = stage(toy_stages.generator()), stage(super_res(), port=2)
+    chain = link([stage(toy_stages.text_encoder())], [generator, larger, stage(vae)])
+    assert [step.stage.role for step in chain.steps] == ["generator", "decoder", "decoder"]
+    assert chain.steps[1].consumer == PIXELS
+    assert chain.steps[2].stage is larger
+
+
+async def test_where_several_orders_fit_the_given_one_counts() -> None:
+    base = toy_stages.generator()
+    base.description.produces[0].CopyFrom(PIXELS)
+    encoder = stage(toy_stages.text_encoder())
+    painters = [stage(base), stage(super_res(), port=1), stage(super_res(), port=2)]
+    assert link([encoder], painters).stages == (encoder, *painters)
+
+
+async def test_where_several_orders_fit_and_not_the_given_one_the_caller_is_asked() -> None:
+    base = toy_stages.generator()
+    base.description.produces[0].CopyFrom(PIXELS)
+    last = toy_stages.decoder()
+    last.description.consumes[0].contract.CopyFrom(PIXELS)
+    encoder = stage(toy_stages.text_encoder())
+    ends, one, two = stage(last, port=3), stage(super_res(), port=1), stage(super_res(), port=2)
+    with pytest.raises(ContractError, match="fit in several orders") as refusal:
+        link([encoder], [stage(base), ends, one, two])
+    assert "decoder:1, decoder decoder:2, decoder decoder:3" in str(refusal.value)
+    assert "decoder:2, decoder decoder:1, decoder decoder:3" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("toys", "message"),
+    [
+        (
+            [prior(), toy_stages.decoder()],
+            "generator generator:1 produces image embeds, but decoder decoder:1 consumes latents",
+        ),
+        (
+            [unclip(), toy_stages.decoder()],
+            "generator generator:1 consumes image embeds, but no stage before it produces any",
+        ),
+        (
+            [toy_stages.generator(), super_res()],
+            "generator generator:1 produces latents, but decoder decoder:1 consumes pixels",
+        ),
+    ],
+)
+async def test_generators_without_their_sibling_are_refused_naming_both_sides(
+    toys: list[toy_stages.ToyStage], message: str
+) -> None:
+    with pytest.raises(ContractError) as refusal:
+        link([stage(toy_stages.text_encoder())], [stage(toy) for toy in toys])
+    assert message in str(refusal.value)
+
+
+async def test_weights_that_a_manifest_does_not_name_are_refused() -> None:
+    stages = [toy_stages.text_encoder(), toy_stages.generator(), toy_stages.decoder()]
+    encoder, *painters = map(stage, stages)
+    chain = link([encoder], painters)
+    named = [
+        ManifestStage(
+            role=each.role, stage=each.role, address="a:1", fingerprint=each.description.fingerprint
+        )
+        for each in chain.stages
+    ]
+    assert held_to(chain, Manifest(tuple(named))).belongs_together
+    loose = [replace(named[0], fingerprint=None), *named[1:]]
+    assert not held_to(chain, Manifest(tuple(loose))).belongs_together
+    other = [*named[:2], replace(named[2], fingerprint="9" * 64)]
+    with pytest.raises(ContractError) as refusal:
+        held_to(chain, Manifest(tuple(other)))
+    assert refusal.value.reason == "FINGERPRINT"
+    for words in ("decoder", "9" * 64, "3" * 64):
+        assert words in str(refusal.value)

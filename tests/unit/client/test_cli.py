@@ -19,6 +19,7 @@ from toy_stages import Fault, ToyCascade
 
 from carrara.cli import run
 from carrara.exceptions import MissingExtraError
+from carrara.manifest import Manifest, ManifestStage, write_manifest
 from carrara.runtimes import start_embedded
 from carrara.v1 import stage_pb2
 
@@ -476,3 +477,95 @@ def test_a_checkpoint_is_described_without_torch(checkpoint: Path) -> None:
         f"run(['info', {str(checkpoint)!r}]); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def manifest_of(toys: ToyCascade, folder: Path) -> Path:
+    stages = [
+        ManifestStage(role=toy.role, stage=toy.role, address=toy.address)
+        for toy in (toys.text_encoder, toys.generator, toys.decoder)
+    ]
+    file = folder / "cascade.toml"
+    file.write_text(write_manifest(Manifest(tuple(stages))))
+    return file
+
+
+def test_any_setting_can_be_set_by_its_name(toys: ToyCascade, output: Path) -> None:
+    toys.generator.description.arguments.add(name="eta", minimum=0, maximum=1)
+    toys.generator.description.arguments.add(name="target_size", length=2)
+    command = ["generate", "a circle", "-o", str(output), "--set", "eta=0.5"]
+    assert run([*command, "--set", "target_size=64x48"]) == 0
+    (painted,) = toys.generator.requests
+    assert painted.job.arguments == stage_pb2.Arguments(eta=0.5, target_size=[64, 48])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("eta", ["eta", "NAME=VALUE"]),
+        ("eta=much", ["eta=much"]),
+        ("magic=1", ["magic", "noise_level"]),
+        ("noise_level=3", ["noise_level", "num_inference_steps"]),
+    ],
+)
+def test_a_setting_that_cannot_be_set_is_refused_in_one_line(
+    toys: ToyCascade,
+    output: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    words: list[str],
+) -> None:
+    assert run(["generate", "a circle", "-o", str(output), "--set", option]) == 2
+    line = one_line(capsys)
+    for word in words:
+        assert word in line
+
+
+def test_a_manifest_stands_for_addresses(
+    toys: ToyCascade, output: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("TEXT_ENCODER", "GENERATOR", "DECODER"):
+        monkeypatch.setenv(f"CARRARA_{name}", "127.0.0.1:1")
+    file = manifest_of(toys, tmp_path)
+    assert run(["generate", "a circle", "-o", str(output), "--cascade", str(file)]) == 0
+    assert len(toys.decoder.requests) == 1
+    assert run(["info", "--cascade", str(file), "--json"]) == 0
+
+
+@pytest.mark.parametrize("other", [["--checkpoint", "x"], ["--decoder", "a:1"]])
+def test_a_manifest_excludes_other_ways_of_naming_stages(
+    toys: ToyCascade,
+    output: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    other: list[str],
+) -> None:
+    file = str(manifest_of(toys, tmp_path))
+    assert run(["generate", "a circle", "-o", str(output), "--cascade", file, *other]) == 2
+    line = one_line(capsys)
+    assert "--cascade" in line
+    assert other[0] in line
+
+
+def test_info_tells_that_a_manifests_weights_are_others(
+    toys: ToyCascade, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = manifest_of(toys, tmp_path)
+    file.write_text(
+        file.read_text().replace(
+            toys.decoder.address, toys.decoder.address + '"\nfingerprint = "' + "9" * 64
+        )
+    )
+    assert run(["info", "--cascade", str(file), "--json"]) == 3
+    captured = capsys.readouterr()
+    assert not json.loads(captured.out)["fits"]
+    assert "9" * 64 in captured.err
+
+
+def test_info_of_a_stage_that_does_not_run_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "cascade.toml"
+    stage = ManifestStage(role="decoder", stage="decoder", checkpoint="drawn-latent")
+    file.write_text(write_manifest(Manifest((stage,))))
+    assert run(["info", "--cascade", str(file)]) == 2
+    assert "has no address" in one_line(capsys)
