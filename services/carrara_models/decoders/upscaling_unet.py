@@ -19,6 +19,7 @@ from carrara_models.denoising.fitting import (
     agreed_size_factor,
     conditioning_inputs,
     guidance_of,
+    guided_rows,
     sample_tensors,
 )
 from carrara_models.denoising.guidance import guided
@@ -62,9 +63,7 @@ class UpscalingUNet(Described):
 
     def rows(self, request: DenoisingRequest) -> int:
         """Two with guidance, else one."""
-        scale = request.guidance_scale
-        scale = self.defaults.guidance_scale if scale is None else scale
-        return 2 if scale > 1 and "negative_prompt_embeds" in request.conditioning else 1
+        return guided_rows(request, default=self.defaults.guidance_scale)
 
     @torch.no_grad()
     def start(self, request: DenoisingRequest) -> DenoisingJob:

@@ -105,6 +105,16 @@ def sample_tensors(
     return tensors
 
 
+def guided_rows(request: DenoisingRequest, *, default: float) -> int:
+    """Rows of the network's batch: two with guidance, else one.
+
+    Args:
+        default: Of the guidance scale.
+    """
+    scale = default if request.guidance_scale is None else request.guidance_scale
+    return 2 if scale > 1 and "negative_prompt_embeds" in request.conditioning else 1
+
+
 def guidance_of(
     request: DenoisingRequest,
     guidance_scale: float,

@@ -15,7 +15,12 @@ from carrara_models import limits
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import Argument, Port, conditioning_contract
 from carrara_models.denoising.batch import call_network
-from carrara_models.denoising.fitting import agreed_size_factor, conditioning_inputs, guidance_of
+from carrara_models.denoising.fitting import (
+    agreed_size_factor,
+    conditioning_inputs,
+    guidance_of,
+    guided_rows,
+)
 from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.random import torch_generator
@@ -69,9 +74,7 @@ class LatentUNet(Described):
 
     def rows(self, request: DenoisingRequest) -> int:
         """Two with guidance, else one."""
-        scale = request.guidance_scale
-        scale = self.defaults.guidance_scale if scale is None else scale
-        return 2 if scale > 1 and "negative_prompt_embeds" in request.conditioning else 1
+        return guided_rows(request, default=self.defaults.guidance_scale)
 
     @torch.no_grad()
     def start(self, request: DenoisingRequest) -> DenoisingJob:
