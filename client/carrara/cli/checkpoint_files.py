@@ -13,7 +13,11 @@ from carrara.prompts import refusal
 DEFAULT_CHECKPOINT = "drawn-latent"
 
 # Components that no stage loads; what they would have done is not done.
-NOT_LOADED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+NOT_LOADED = frozenset(
+    {"safety_checker", "feature_extractor", "image_encoder", "image_processor", "watermarker"}
+)
+# But Kandinsky's text encoder looks once at a picture of zeros.
+LOADED_AFTER_ALL = {"KandinskyV22PriorPipeline": frozenset({"image_encoder"})}
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _SHOWN_SETTINGS = (
@@ -47,13 +51,19 @@ def describe_checkpoint(name_or_folder: str) -> dict[str, Any]:
     index = _read(path / "model_index.json")
     manifest = _read(path / "carrara.json") if (path / "carrara.json").is_file() else {}
     fingerprints = manifest.get("fingerprints", {})
+    class_name = str(index.get("_class_name"))
     return {
         "checkpoint": name_or_folder,
         "path": str(path),
         "class_name": index.get("_class_name"),
         "defaults": manifest.get("defaults", {}),
         "components": [
-            _component(path / name, class_name=entry[1], fingerprint=fingerprints.get(name))
+            _component(
+                path / name,
+                class_name=entry[1],
+                fingerprint=fingerprints.get(name),
+                loaded=name not in NOT_LOADED - LOADED_AFTER_ALL.get(class_name, frozenset()),
+            )
             for name, entry in sorted(index.items())
             if isinstance(entry, list) and len(entry) == 2 and entry[1]
         ],
@@ -87,14 +97,16 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _component(folder: Path, *, class_name: str, fingerprint: str | None) -> dict[str, Any]:
+def _component(
+    folder: Path, *, class_name: str, fingerprint: str | None, loaded: bool
+) -> dict[str, Any]:
     weights = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
     configs = [folder / name for name in ("config.json", "scheduler_config.json")]
     config = next((_read(path) for path in configs if path.is_file()), {})
     return {
         "name": folder.name,
         "class_name": class_name,
-        "loaded": folder.name not in NOT_LOADED,
+        "loaded": loaded,
         "weight_files": [path.name for path in weights],
         "bytes": sum(path.stat().st_size for path in weights),
         "fingerprint": fingerprint,

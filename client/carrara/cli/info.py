@@ -24,7 +24,7 @@ from carrara.prompts import allowed_range
 from carrara.v1.stage_pb2 import Argument, Contract
 from carrara.v1.tensor_pb2 import DataType
 
-SAFETY_NOTE = "Safety checkers are not loaded: pictures are not filtered."
+SAFETY_NOTE = "Safety checkers are not loaded: pictures are neither filtered nor marked."
 
 
 def info(

@@ -458,7 +458,7 @@ def test_info_says_that_safety_checkers_are_not_loaded(
     assert run(["info", str(checkpoint)]) == 0
     shown = capsys.readouterr().out
     assert "not loaded" in shown
-    assert "Safety checkers are not loaded: pictures are not filtered." in shown
+    assert "Safety checkers are not loaded: pictures are neither filtered nor marked." in shown
 
 
 def test_info_of_a_broken_or_missing_checkpoint_gives_2(
