@@ -48,6 +48,9 @@ SMALLEST_OVERLAP = 0.75
 # By how much the best shape's overlap has to exceed the next one's.
 OVERLAP_LEAD = 0.02
 RADIUS_RANGE = (0.13, 0.26)
+# By how much the centre of a third object lies beyond those of the pair, as a fraction of the side:
+# the least in a true picture is 0.34.
+THIRD_APART = 0.2
 # Between the largest small and the smallest large object.
 SIZE_LIMIT = (SIZE_RADII["small"][1] + SIZE_RADII["large"][0]) / 2
 
@@ -119,6 +122,7 @@ def read_picture(picture: NDArray[Any]) -> Reading:
 def score_reading(reading: Reading, scene: Scene) -> dict[str, bool]:
     """Which attributes of `scene` the picture shows; `place` or `relation` only where it has one.
 
+    The relation of three objects is right when the pair's is and the third stands right to both.
     Objects are matched so that most of shape, colour and size agree; with another number of
     objects than the scene's, nothing but the background can be right.
     """
@@ -137,7 +141,11 @@ def score_reading(reading: Reading, scene: Scene) -> dict[str, bool]:
         if scene.place is not None:
             scores["place"] = _place(matched[0]) == scene.place
         else:
-            scores["relation"] = _relation(matched[0], matched[1]) == scene.relation
+            scores["relation"] = _relation(matched[0], matched[1]) == scene.relation and all(
+                _is_beyond(matched[2], other, scene.third_relation)
+                for other in matched[:2]
+                if scene.third_relation is not None
+            )
     scores["object_count"] = count_is_right
     scores["all_right"] = all(scores.values())
     return scores
@@ -259,3 +267,9 @@ def _relation(first: ReadObject, second: ReadObject) -> str:
     if abs(right) > abs(down):
         return "left of" if right > 0 else "right of"
     return "above" if down > 0 else "below"
+
+
+def _is_beyond(third: ReadObject, other: ReadObject, relation: str) -> bool:
+    right, down = other.x - third.x, other.y - third.y
+    apart = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
+    return apart >= THIRD_APART

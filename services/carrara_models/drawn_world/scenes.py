@@ -48,7 +48,8 @@ PLACES = {
     "bottom right": (0.75, 0.75),
 }
 PLACE_JITTER = 0.03
-# Where one of two objects may stand across the axis of their relation, around the middle.
+# Where one of two objects may stand across the axis of their relation, and a third one along it,
+# around the middle.
 ACROSS_JITTER = 0.12
 
 # How one stands to the other, and how the other stands to the one.
@@ -59,6 +60,10 @@ INVERSE_RELATIONS = {
     "below": "above",
 }
 RELATIONS = tuple(INVERSE_RELATIONS)
+# Where a third object may stand to a pair.
+ACROSS_RELATIONS = {"left of": ("above", "below"), "above": ("left of", "right of")}
+# Three do not fit in a row, and four not apart.
+MAX_OBJECTS = 3
 
 
 def _held_out_pairs() -> frozenset[tuple[str, str]]:
@@ -99,38 +104,45 @@ class Object:
 
 @dataclass(frozen=True)
 class Scene:
-    """One object at a place, or two objects of which the first stands in a relation to the second.
+    """One object at a place, or a pair, or a pair and a third object beside it.
 
-    The relation of a sampled scene is "left of" or "above": wordings reverse it, scenes need not.
+    The first object of a pair stands in `relation` to the second. The relation of a sampled scene
+    is "left of" or "above": wordings reverse it, scenes need not. A third object stands in
+    `third_relation` to both of the pair, across its axis: above or below a row, left or right of a
+    column.
     """
 
     background: str
     objects: tuple[Object, ...]
     place: str | None = None
     relation: str | None = None
+    third_relation: str | None = None
 
 
 def sample_scene(
     rng: np.random.Generator,
     *,
     split: Split = "train",
-    two_objects: bool | None = None,
+    object_count: int | None = None,
+    max_objects: int = 2,
 ) -> Scene:
     """Samples a scene whose pairs of shape and colour all belong to `split`.
 
-    Two objects never share a colour, so that "the red one" is always one object.
+    Objects of a scene never share a colour, so that "the red one" is always one object.
 
     Args:
         rng: The source of every choice.
         split: `train` takes none of `HELD_OUT_PAIRS`, `heldout` takes nothing else.
-        two_objects: Whether two objects stand in the scene; drawn (2 of 3 scenes) when None.
+        object_count: How many objects stand in the scene, 1 to 3; drawn when None.
+        max_objects: The largest number that is drawn: with 2, two objects stand in 2 of 3 scenes;
+            with 3, each number in 1 of 3.
     """
-    if two_objects is None:
-        two_objects = rng.random() < 2 / 3
+    if object_count is None:
+        object_count = _draw_count(rng, max_objects)
     background = str(rng.choice(tuple(BACKGROUNDS)))
     pairs = PAIRS[split]
     first = pairs[rng.integers(len(pairs))]
-    if not two_objects:
+    if object_count == 1:
         size, radius = _sample_size(rng)
         place = str(rng.choice(tuple(PLACES)))
         x, y = (
@@ -143,24 +155,72 @@ def sample_scene(
     second = others[rng.integers(len(others))]
     relation = str(rng.choice(("left of", "above")))
     (size_1, radius_1), (size_2, radius_2) = _sample_size(rng), _sample_size(rng)
-    # Along the axis: margin, first box, gap, second box, margin; the rest is spread at random.
+    along_1, along_2 = _spread(rng, radius_1, radius_2)
+    if object_count == 2:
+        across_1, across_2 = (_near_middle(rng, radius) for radius in (radius_1, radius_2))
+        return Scene(
+            background,
+            (
+                Object(*first, size_1, *_turn(relation, along_1, across_1), radius_1),
+                Object(*second, size_2, *_turn(relation, along_2, across_2), radius_2),
+            ),
+            relation=relation,
+        )
+
+    others = [pair for pair in others if pair[1] != second[1]]
+    third = others[rng.integers(len(others))]
+    third_relation = str(rng.choice(ACROSS_RELATIONS[relation]))
+    size_3, radius_3 = _sample_size(rng)
+    # Across the axis the pair shares one band, as wide as the larger of the two.
+    half_band = max(radius_1, radius_2)
+    across_3, band = _spread(rng, radius_3, half_band)
+    across_1, across_2 = (
+        band + rng.uniform(-1, 1) * (half_band - radius) for radius in (radius_1, radius_2)
+    )
+    along_3 = _near_middle(rng, radius_3)
+    if third_relation in ("below", "right of"):
+        across_1, across_2, across_3 = 1 - across_1, 1 - across_2, 1 - across_3
+    return Scene(
+        background,
+        (
+            Object(*first, size_1, *_turn(relation, along_1, across_1), radius_1),
+            Object(*second, size_2, *_turn(relation, along_2, across_2), radius_2),
+            Object(*third, size_3, *_turn(relation, along_3, across_3), radius_3),
+        ),
+        relation=relation,
+        third_relation=third_relation,
+    )
+
+
+def _draw_count(rng: np.random.Generator, max_objects: int) -> int:
+    if max_objects == 1:
+        return 1
+    if max_objects == 2:
+        return 2 if rng.random() < 2 / 3 else 1
+    if max_objects == MAX_OBJECTS:
+        return int(rng.integers(1, MAX_OBJECTS + 1))
+    raise ValueError(f"max_objects is {max_objects}; it is 1 to {MAX_OBJECTS}")
+
+
+def _spread(rng: np.random.Generator, radius_1: float, radius_2: float) -> tuple[float, float]:
+    """Two centres along one axis, apart by at least `GAP`, the first one before the second.
+
+    Margin, first box, gap, second box, margin; what is left is spread at random.
+    """
     slack = 1 - 2 * MARGIN - GAP - 2 * radius_1 - 2 * radius_2
     before, between = np.sort(rng.uniform(0, slack, size=2))
     along_1 = MARGIN + before + radius_1
     along_2 = along_1 + radius_1 + GAP + (between - before) + radius_2
-    across_1, across_2 = (
-        _inside(0.5 + rng.uniform(-ACROSS_JITTER, ACROSS_JITTER), radius)
-        for radius in (radius_1, radius_2)
-    )
-    if relation == "left of":
-        centres = (along_1, across_1), (along_2, across_2)
-    else:
-        centres = (across_1, along_1), (across_2, along_2)
-    objects = (
-        Object(*first, size_1, float(centres[0][0]), float(centres[0][1]), radius_1),
-        Object(*second, size_2, float(centres[1][0]), float(centres[1][1]), radius_2),
-    )
-    return Scene(background, objects, relation=relation)
+    return float(along_1), float(along_2)
+
+
+def _near_middle(rng: np.random.Generator, radius: float) -> float:
+    return _inside(0.5 + rng.uniform(-ACROSS_JITTER, ACROSS_JITTER), radius)
+
+
+def _turn(relation: str, along: float, across: float) -> tuple[float, float]:
+    """(x, y) of what lies at `along` on the axis of `relation`."""
+    return (along, across) if relation == "left of" else (across, along)
 
 
 def _sample_size(rng: np.random.Generator) -> tuple[str, float]:

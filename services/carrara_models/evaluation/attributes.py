@@ -8,7 +8,7 @@ import numpy as np
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
-from carrara_models.drawn_world.captions import write_caption
+from carrara_models.drawn_world.captions import Language, write_caption, write_paraphrase
 from carrara_models.drawn_world.checker import read_picture, score_reading, share_right
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import Scene, sample_scene
@@ -30,11 +30,31 @@ class AttributeScore:
     ceiling: float
 
 
-def held_out_captions(count: int, *, seed: int) -> tuple[list[Scene], list[str]]:
+@dataclass(frozen=True)
+class CaptionKind:
+    """Which captions a model is scored on.
+
+    Attributes:
+        language: English or simplified Chinese.
+        max_objects: The largest number of objects in a scene.
+        paraphrases: Whether they are worded as no caption that is trained on.
+    """
+
+    language: Language = "en"
+    max_objects: int = 2
+    paraphrases: bool = False
+
+
+def held_out_captions(
+    count: int, *, seed: int, kind: CaptionKind = CaptionKind()
+) -> tuple[list[Scene], list[str]]:
     """Scenes of held-out pairs alone, each with one caption that tells everything."""
     rng = np.random.default_rng((seed, count))
-    scenes = [sample_scene(rng, split="heldout") for _ in range(count)]
-    return scenes, [write_caption(scene, rng) for scene in scenes]
+    scenes = [
+        sample_scene(rng, split="heldout", max_objects=kind.max_objects) for _ in range(count)
+    ]
+    write = write_paraphrase if kind.paraphrases else write_caption
+    return scenes, [write(scene, rng, language=kind.language) for scene in scenes]
 
 
 def score_pictures(pictures: NDArray[Any], scenes: Sequence[Scene]) -> dict[str, float]:
@@ -53,7 +73,12 @@ def score_pictures(pictures: NDArray[Any], scenes: Sequence[Scene]) -> dict[str,
 
 
 def evaluate_attributes(
-    pipeline: StableDiffusionPipeline, *, captions: int, seed: int, painting: PaintSettings
+    pipeline: StableDiffusionPipeline,
+    *,
+    captions: int,
+    seed: int,
+    painting: PaintSettings,
+    kind: CaptionKind = CaptionKind(),
 ) -> dict[str, AttributeScore]:
     """Scores of a pipeline on held-out captions, by attribute.
 
@@ -62,8 +87,9 @@ def evaluate_attributes(
         captions: How many; at least 2, so that there are others to score the floor against.
         seed: Chooses scenes, wordings and the captions of the floor.
         painting: How the pictures are painted.
+        kind: Their language, wording and largest number of objects.
     """
-    scenes, texts = held_out_captions(captions, seed=seed)
+    scenes, texts = held_out_captions(captions, seed=seed, kind=kind)
     painted = paint(pipeline, texts, painting)
     # A rotation: no picture keeps its caption.
     shift = int(np.random.default_rng(seed).integers(1, captions))

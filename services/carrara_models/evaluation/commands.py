@@ -10,8 +10,14 @@ from diffusers import StableDiffusionPipeline
 
 from carrara_models.checkpoints import open_checkpoint, resolve
 from carrara_models.denoising.schedulers import load_samplers
+from carrara_models.drawn_world.captions import Language
+from carrara_models.drawn_world.scenes import MAX_OBJECTS
 from carrara_models.errors import BadFieldError, CheckpointError
-from carrara_models.evaluation.attributes import AttributeScore, evaluate_attributes
+from carrara_models.evaluation.attributes import (
+    AttributeScore,
+    CaptionKind,
+    evaluate_attributes,
+)
 from carrara_models.evaluation.painting import PaintSettings
 
 # What `StableDiffusionPipeline` takes where neither the caller nor the checkpoint says.
@@ -27,6 +33,13 @@ def evaluate(
         bool, typer.Option("--attributes", help="Measure which attributes of captions show.")
     ] = False,
     captions: Annotated[int, typer.Option(min=2, help="How many held-out captions.")] = 300,
+    language: Annotated[Language, typer.Option(help="Language of the captions.")] = "en",
+    max_objects: Annotated[
+        int, typer.Option(min=1, max=MAX_OBJECTS, help="The most objects that a caption names.")
+    ] = 2,
+    paraphrases: Annotated[
+        bool, typer.Option("--paraphrases", help="Word captions as no model is trained on.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     num_inference_steps: Annotated[
         int | None, typer.Option("--num-inference-steps", "--steps", min=1)
@@ -65,12 +78,16 @@ def evaluate(
     pipeline = StableDiffusionPipeline.from_pretrained(
         opened.path, scheduler=sampler, dtype=torch.float32
     )
-    scores = evaluate_attributes(pipeline, captions=captions, seed=seed, painting=painting)
+    kind = CaptionKind(language=language, max_objects=max_objects, paraphrases=paraphrases)
+    scores = evaluate_attributes(
+        pipeline, captions=captions, seed=seed, painting=painting, kind=kind
+    )
     if as_json:
         document = {
             "checkpoint": checkpoint,
             "split": "heldout",
             "captions": captions,
+            "caption_kind": asdict(kind),
             "settings": {"scheduler": scheduler or samplers.default, **asdict(painting)},
             "scores": {name: asdict(score) for name, score in scores.items()},
         }

@@ -17,7 +17,11 @@ from torch import Tensor
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import sample_scene
 from carrara_models.drawn_world.strokes import draw_strokes
-from carrara_models.evaluation.attributes import held_out_captions, score_pictures
+from carrara_models.evaluation.attributes import (
+    CaptionKind,
+    held_out_captions,
+    score_pictures,
+)
 from carrara_models.evaluation.painting import round_trip, to_uint8
 from carrara_models.training.loop import Batch, LoopSettings, Pace, run_loop
 from carrara_models.training.sample_grids import save_grid
@@ -71,6 +75,7 @@ def train_autoencoder(
     loss: AutoencoderLoss,
     frozen_encoder: Path | None = None,
     strokes: float = 0.0,
+    max_objects: int = 2,
     resume: bool = False,
 ) -> None:
     """Trains in `folder`; leaves `vae/` there, in diffusers layout.
@@ -83,6 +88,7 @@ def train_autoencoder(
         loss: The weights of the loss.
         frozen_encoder: A folder with a `vae/`, whose decoder alone is trained further.
         strokes: Share of the pictures that show strokes, in every colour, instead of a scene.
+        max_objects: The largest number of objects in a scene.
         resume: Goes on from the snapshot in `folder`.
     """
     torch.manual_seed(settings.seed)
@@ -100,7 +106,10 @@ def train_autoencoder(
         rng = np.random.default_rng((settings.seed, step))
         torch_generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         stroke_count = int((rng.random(settings.batch_size) < strokes).sum())
-        scenes = [sample_scene(rng) for _ in range(settings.batch_size - stroke_count)]
+        scenes = [
+            sample_scene(rng, max_objects=max_objects)
+            for _ in range(settings.batch_size - stroke_count)
+        ]
         size = {"height": resolution, "width": resolution}
         latent = (settings.batch_size, latent_channels, latent_size, latent_size)
         return {
@@ -127,7 +136,9 @@ def train_autoencoder(
         return total, {"absolute": absolute, "squared": squared, "kl": kl}
 
     def on_sample(step: int) -> Mapping[str, float]:
-        scenes, _ = held_out_captions(SAMPLE_SCENES, seed=1)
+        scenes, _ = held_out_captions(
+            SAMPLE_SCENES, seed=1, kind=CaptionKind(max_objects=max_objects)
+        )
         pictures = draw_scenes(scenes, height=resolution, width=resolution)
         rebuilt = round_trip(vae, pictures.to(pace.device)).cpu()
         save_grid(
@@ -149,7 +160,7 @@ def train_autoencoder(
     )
     if frozen_encoder is None:
         rng = np.random.default_rng((settings.seed, settings.steps))
-        scenes = [sample_scene(rng) for _ in range(NORMALISATION_SCENES)]
+        scenes = [sample_scene(rng, max_objects=max_objects) for _ in range(NORMALISATION_SCENES)]
         pictures = draw_scenes(scenes, height=resolution, width=resolution)
         normalise_latents(vae, pictures.to(pace.device))
     vae.save_pretrained(folder / "vae")

@@ -6,12 +6,15 @@ from typing import Annotated
 import torch
 import typer
 
+from carrara_models.drawn_world.captions import LANGUAGES
+from carrara_models.drawn_world.scenes import MAX_OBJECTS
 from carrara_models.evaluation.painting import PaintSettings
 from carrara_models.training.autoencoder import (
     AutoencoderLoss,
     AutoencoderShape,
     train_autoencoder,
 )
+from carrara_models.training.curriculum import Curriculum
 from carrara_models.training.export import DefaultSettings, export_checkpoint
 from carrara_models.training.generator import GeneratorObjective, GeneratorShape, train_generator
 from carrara_models.training.loop import LoopSettings, Pace
@@ -38,6 +41,27 @@ NumThreads = Annotated[int, typer.Option(min=1, help="Threads of the training pr
 LogEvery = Annotated[int, typer.Option(min=1)]
 SaveEvery = Annotated[int, typer.Option(min=1)]
 SampleEvery = Annotated[int, typer.Option(min=1)]
+MaxObjects = Annotated[
+    int, typer.Option(min=1, max=MAX_OBJECTS, help="The most objects that a scene holds.")
+]
+Languages = Annotated[
+    list[str],
+    typer.Option("--language", help="Language of captions, en or zh; may be given twice."),
+]
+
+
+def _check_init(init: Path | None, *, resume: bool) -> None:
+    if init is not None and resume:
+        raise typer.BadParameter("a resumed run goes on from its own weights", param_hint="--init")
+
+
+def _curriculum(max_objects: int, languages: list[str]) -> Curriculum:
+    known = tuple(name for name in LANGUAGES if name in languages)
+    if len(known) < len(languages):
+        raise typer.BadParameter(
+            f"{languages} are not each one of {list(LANGUAGES)}", param_hint="--language"
+        )
+    return Curriculum(max_objects=max_objects, languages=known)
 
 
 @app.command("text-encoder")
@@ -46,6 +70,12 @@ def text_encoder(
     steps: Steps = 800,
     batch_size: BatchSize = 64,
     learning_rate: LearningRate = 1e-3,
+    max_objects: MaxObjects = 2,
+    language: Languages = ["en"],  # noqa: B006
+    layers: Annotated[int, typer.Option(min=1)] = TextEncoderShape.layers,
+    init: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier run to begin with.")
+    ] = None,
     seed: Seed = 0,
     resume: Resume = False,
     stop_at: StopAt = None,
@@ -61,6 +91,7 @@ def text_encoder(
     sample_every: SampleEvery = 250,
 ) -> None:
     """Train a CLIP text model to read captions."""
+    _check_init(init, resume=resume)
     torch.set_num_threads(num_threads)
     train_text_encoder(
         output,
@@ -75,7 +106,9 @@ def text_encoder(
             bfloat16=bfloat16,
         ),
         pace=Pace(device, workers, log_every, save_every, sample_every, stop_at),
-        shape=TextEncoderShape(),
+        shape=TextEncoderShape(layers=layers),
+        curriculum=_curriculum(max_objects, language),
+        init=init,
         resume=resume,
     )
 
@@ -99,6 +132,7 @@ def autoencoder(
             min=0, max=1, help="Share of the pictures that show strokes, in every colour."
         ),
     ] = 0.25,
+    max_objects: MaxObjects = 2,
     seed: Seed = 0,
     resume: Resume = False,
     stop_at: StopAt = None,
@@ -132,6 +166,7 @@ def autoencoder(
         loss=AutoencoderLoss(latent_noise=latent_noise),
         frozen_encoder=freeze_encoder,
         strokes=strokes,
+        max_objects=max_objects,
         resume=resume,
     )
 
@@ -155,6 +190,9 @@ def generator(
     uniform_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of timesteps drawn evenly instead.")
     ] = 0.25,
+    max_objects: MaxObjects = 2,
+    language: Languages = ["en"],  # noqa: B006
+    init: Annotated[Path | None, typer.Option(help="Folder with a unet/ to begin with.")] = None,
     seed: Seed = 0,
     resume: Resume = False,
     stop_at: StopAt = None,
@@ -170,6 +208,7 @@ def generator(
     sample_every: SampleEvery = 500,
 ) -> None:
     """Train a latent diffusion UNet behind a frozen text encoder and autoencoder."""
+    _check_init(init, resume=resume)
     torch.set_num_threads(num_threads)
     train_generator(
         output,
@@ -194,6 +233,8 @@ def generator(
             uniform_share=uniform_share,
         ),
         painting=PaintSettings(),
+        curriculum=_curriculum(max_objects, language),
+        init=init,
         resume=resume,
     )
 

@@ -17,14 +17,20 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     UNet2DConditionModel,
 )
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from carrara_models.drawn_world.captions import write_caption
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import sample_scene
-from carrara_models.evaluation.attributes import held_out_captions, score_pictures
+from carrara_models.evaluation.attributes import (
+    CaptionKind,
+    held_out_captions,
+    score_pictures,
+)
 from carrara_models.evaluation.painting import PaintSettings, paint
+from carrara_models.training.curriculum import PLAIN_CURRICULUM, Curriculum
 from carrara_models.training.export import assemble
 from carrara_models.training.loop import Batch, LoopSettings, Pace, run_loop
 from carrara_models.training.sample_grids import save_grid
@@ -135,6 +141,8 @@ def train_generator(
     shape: GeneratorShape,
     objective: GeneratorObjective,
     painting: PaintSettings,
+    curriculum: Curriculum = PLAIN_CURRICULUM,
+    init: Path | None = None,
     resume: bool = False,
 ) -> None:
     """Trains in `folder`; leaves `unet/` and `scheduler/` there, in diffusers layout.
@@ -147,9 +155,11 @@ def train_generator(
         autoencoder_folder: Holds `vae/`, whose latents have unit variance times 1/scaling_factor.
         settings: The recipe.
         pace: Reports, device and workers.
-        shape: The size of the UNet.
+        shape: The size of the UNet; unused with `init`.
         objective: What it is trained on.
         painting: How sample pictures are painted.
+        curriculum: What the scenes hold, and in which languages captions tell it.
+        init: A folder with a `unet/` to begin with, e.g. that of an earlier run.
         resume: Goes on from the snapshot in `folder`.
     """
     tokenizer = CLIPTokenizer.from_pretrained(text_encoder_folder / "tokenizer")
@@ -160,12 +170,17 @@ def train_generator(
     resolution = vae.config.sample_size
     latent_size = resolution // 2 ** (len(vae.config.block_out_channels) - 1)
     torch.manual_seed(settings.seed)
-    unet = build_unet(
-        shape,
-        latent_channels=vae.config.latent_channels,
-        latent_size=latent_size,
-        text_width=text_encoder.config.hidden_size,
-    )
+    if init is None:
+        unet = build_unet(
+            shape,
+            latent_channels=vae.config.latent_channels,
+            latent_size=latent_size,
+            text_width=text_encoder.config.hidden_size,
+        )
+    else:
+        unet = UNet2DConditionModel.from_pretrained(init / "unet")
+    # Without torch's fused attention, whose backward pass on a CPU took a third of each step.
+    unet.set_attn_processor(AttnProcessor())
     schedule = training_schedule()
     alphas_cumprod = schedule.alphas_cumprod.double()
     log_snrs = (alphas_cumprod / (1 - alphas_cumprod)).log()
@@ -174,11 +189,16 @@ def train_generator(
     def batch_at(step: int) -> Batch:
         rng = np.random.default_rng((settings.seed, step))
         torch_generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        scenes = [sample_scene(rng) for _ in range(settings.batch_size)]
+        scenes = [
+            sample_scene(rng, max_objects=curriculum.max_objects)
+            for _ in range(settings.batch_size)
+        ]
         captions = [
             ""
             if rng.random() < objective.caption_dropout
-            else write_caption(scene, rng, omit=objective.omit)
+            else write_caption(
+                scene, rng, language=curriculum.draw_language(rng), omit=objective.omit
+            )
             for scene in scenes
         ]
         pictures = draw_scenes(scenes, height=resolution, width=resolution)
@@ -211,13 +231,26 @@ def train_generator(
         scheduler=sampling_scheduler(),
     )
     pipeline.scheduler.save_pretrained(folder / "scheduler")
-    scenes, captions = held_out_captions(SAMPLE_SCENES, seed=1)
+    samples = {
+        language: held_out_captions(
+            SAMPLE_SCENES // len(curriculum.languages),
+            seed=1,
+            kind=CaptionKind(language, curriculum.max_objects),
+        )
+        for language in curriculum.languages
+    }
 
     def on_sample(step: int) -> Mapping[str, float]:
         unet.save_pretrained(folder / "unet")
-        pictures = paint(pipeline, captions, painting)
-        save_grid(pictures[:GRID_PICTURES], folder / f"sample-{step:06d}.png")
-        return score_pictures(pictures, scenes)
+        scores: dict[str, float] = {}
+        for language, (scenes, captions) in samples.items():
+            pictures = paint(pipeline, captions, painting)
+            suffix = "" if len(samples) == 1 else f"_{language}"
+            grid = folder / f"sample-{step:06d}{suffix}.png"
+            save_grid(pictures[:GRID_PICTURES], grid)
+            shares = score_pictures(pictures, scenes)
+            scores |= {f"{name}{suffix}": share for name, share in shares.items()}
+        return scores
 
     run_loop(
         unet,

@@ -10,25 +10,28 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from carrara_models.drawn_world.captions import caption_words, write_caption
+from carrara_models.drawn_world.captions import write_caption
 from carrara_models.drawn_world.scenes import (
     BACKGROUNDS,
     COLOURS,
     PLACES,
+    RELATIONS,
     SHAPES,
     SIZE_RADII,
     Scene,
-    Split,
     sample_scene,
 )
+from carrara_models.evaluation.attributes import CaptionKind, held_out_captions
+from carrara_models.training.curriculum import PLAIN_CURRICULUM, Curriculum
 from carrara_models.training.loop import Batch, LoopSettings, Pace, run_loop
-from carrara_models.training.tokenizer import MAX_TOKENS, build_tokenizer
+from carrara_models.training.tokenizer import MAX_TOKENS, build_caption_tokenizer
 
-# What is read from a caption. "first" is the object to the left or above, whichever the wording
-# names first: the encoder, not the generator, has to work that out.
+# What is read from a caption. "first" is the object of a pair to the left or above, whichever the
+# wording names first: the encoder, not the generator, has to work that out.
 ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
     "background": tuple(BACKGROUNDS),
     "place": ("none", *PLACES),
@@ -39,7 +42,12 @@ ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
     "second shape": ("none", *SHAPES),
     "second colour": ("none", *COLOURS),
     "second size": ("none", *SIZE_RADII),
+    "third relation": ("none", *RELATIONS),
+    "third shape": ("none", *SHAPES),
+    "third colour": ("none", *COLOURS),
+    "third size": ("none", *SIZE_RADII),
 }
+READ_CAPTIONS = 500
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,8 @@ def attribute_targets(scene: Scene) -> list[int]:
     values = {"background": scene.background}
     values["place"] = scene.place or "none"
     values["relation"] = scene.relation or "none"
-    for which, index in (("first", 0), ("second", 1)):
+    values["third relation"] = scene.third_relation or "none"
+    for which, index in (("first", 0), ("second", 1), ("third", 2)):
         thing = scene.objects[index] if index < len(scene.objects) else None
         for field in ("shape", "colour", "size"):
             values[f"{which} {field}"] = getattr(thing, field) if thing else "none"
@@ -130,7 +139,9 @@ def train_text_encoder(
     settings: LoopSettings,
     pace: Pace,
     shape: TextEncoderShape,
+    curriculum: Curriculum = PLAIN_CURRICULUM,
     omit: float = 0.1,
+    init: Path | None = None,
     resume: bool = False,
 ) -> None:
     """Trains in `folder`; leaves `tokenizer/` and `text_encoder/` there, in diffusers layout.
@@ -140,17 +151,27 @@ def train_text_encoder(
         settings: The recipe.
         pace: Reports, device and workers.
         shape: The size of the text model.
+        curriculum: What the captions tell, and in which languages.
         omit: How often a caption leaves out one thing; then the read-out learns to guess evenly.
+        init: The folder of an earlier run of the same width, to begin with its averaged weights.
         resume: Goes on from the snapshot in `folder`.
     """
-    tokenizer = build_tokenizer(caption_words())
+    tokenizer = build_caption_tokenizer(curriculum.languages)
     torch.manual_seed(settings.seed)
     network = ReadingTextEncoder(build_text_encoder(tokenizer, shape))
+    if init is not None:
+        take_over(network, tokenizer, init)
 
     def batch_at(step: int) -> Batch:
         rng = np.random.default_rng((settings.seed, step))
-        scenes = [sample_scene(rng) for _ in range(settings.batch_size)]
-        captions = [write_caption(scene, rng, omit=omit) for scene in scenes]
+        scenes = [
+            sample_scene(rng, max_objects=curriculum.max_objects)
+            for _ in range(settings.batch_size)
+        ]
+        captions = [
+            write_caption(scene, rng, language=curriculum.draw_language(rng), omit=omit)
+            for scene in scenes
+        ]
         targets = torch.tensor([attribute_targets(scene) for scene in scenes])
         return {"input_ids": tokenize(tokenizer, captions), "targets": targets}
 
@@ -163,7 +184,16 @@ def train_text_encoder(
         return torch.stack(losses).sum(), {}
 
     def on_sample(step: int) -> Mapping[str, float]:
-        return read_accuracy(network, tokenizer, device=pace.device)
+        return {
+            f"read_all_{language}{'_paraphrases' if paraphrases else ''}": read_accuracy(
+                network,
+                tokenizer,
+                device=pace.device,
+                kind=CaptionKind(language, curriculum.max_objects, paraphrases),
+            )
+            for language in curriculum.languages
+            for paraphrases in (False, True)
+        }
 
     run_loop(
         network,
@@ -179,18 +209,37 @@ def train_text_encoder(
     network.text_encoder.save_pretrained(folder / "text_encoder")
 
 
+@torch.no_grad()
+def take_over(network: ReadingTextEncoder, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Begins with the averaged weights of the run in `folder`, read-out included.
+
+    Words keep their vectors, whatever their ids; further words, positions, attributes and layers
+    stay as they are.
+    """
+    old = load_file(folder / "snapshot" / "ema.safetensors")
+    old_ids = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
+    shared = [(index, old_ids[t]) for t, index in tokenizer.get_vocab().items() if t in old_ids]
+    ids, taken = torch.tensor(shared).unbind(-1)
+    for name, parameter in network.named_parameters():
+        if name not in old:
+            continue
+        if name.endswith("token_embedding.weight"):
+            parameter[ids] = old[name][taken]
+        else:
+            parameter[: len(old[name])] = old[name]
+
+
 def read_accuracy(
     network: ReadingTextEncoder,
     tokenizer: CLIPTokenizer,
     *,
     device: str,
-    captions: int = 500,
-    split: Split = "heldout",
-) -> dict[str, float]:
-    """The share of captions from `split` of which everything is read right, in [0, 1]."""
-    rng = np.random.default_rng(1)
-    scenes = [sample_scene(rng, split=split) for _ in range(captions)]
-    input_ids = tokenize(tokenizer, [write_caption(scene, rng) for scene in scenes])
+    kind: CaptionKind,
+    captions: int = READ_CAPTIONS,
+) -> float:
+    """The share of held-out captions of which everything is read right, in [0, 1]."""
+    scenes, texts = held_out_captions(captions, seed=1, kind=kind)
+    input_ids = tokenize(tokenizer, texts)
     read = torch.stack([scores.argmax(-1) for scores in network(input_ids.to(device))], dim=1)
     right = read.cpu() == torch.tensor([attribute_targets(scene) for scene in scenes])
-    return {"read_all": right.all(dim=1).float().mean().item()}
+    return right.all(dim=1).float().mean().item()

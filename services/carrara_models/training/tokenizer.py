@@ -3,23 +3,37 @@
 Any other text falls apart into shorter tokens, down to bytes, and never fails.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
-MAX_TOKENS = 32
+from carrara_models.drawn_world.captions import caption_words
+
+MAX_TOKENS = 48
 START, END = "<|startoftext|>", "<|endoftext|>"
 
+Merge = tuple[str, str]
 
-def build_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
+
+def build_tokenizer(words: Sequence[str], *, unspaced_words: Sequence[str] = ()) -> CLIPTokenizer:
     """A plain CLIP tokenizer, byte-level, with room for `MAX_TOKENS` tokens.
 
     Args:
-        words: What becomes one token each; lower case, in printable ASCII.
+        words: What becomes one token each between spaces; lower case, in printable ASCII.
+        unspaced_words: What becomes one token each, and two within a longer run of letters:
+            words of a script without spaces. Their characters become one token each as well, so
+            that other words of the same characters stay short.
     """
-    merges = learn_merges(words)
+    merges = learn_merges([[*word[:-1], word[-1] + "</w>"] for word in words])
+    characters = sorted({character for word in unspaced_words for character in word})
+    for runs in (characters, unspaced_words):
+        pieces = [list(_to_bytes(run)) for run in runs]
+        # CLIP marks the last piece of a run, so that each word is learned within a run and at its
+        # end. Characters come first: no merge then joins bytes of two of them.
+        ends = [[*run[:-1], run[-1] + "</w>"] for run in pieces]
+        merges += learn_merges([*pieces, *ends], merges=merges)
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [
         *alphabet,
@@ -35,20 +49,41 @@ def build_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
     )
 
 
-def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges, in order, until each word is one token (Sennrich et al. 2016, Alg. 1)."""
-    parts = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
-    merges = []
+def build_caption_tokenizer(languages: Iterable[str]) -> CLIPTokenizer:
+    """The tokenizer of the captions in `languages`."""
+    return build_tokenizer(
+        caption_words("en") if "en" in languages else (),
+        unspaced_words=caption_words("zh") if "zh" in languages else (),
+    )
+
+
+def learn_merges(words: Sequence[Sequence[str]], *, merges: Sequence[Merge] = ()) -> list[Merge]:
+    """Byte-pair merges, in order, until each word is one token (Sennrich et al. 2016, Alg. 1).
+
+    Args:
+        words: Each as its pieces.
+        merges: Those that come before, and are applied before; not among the ones returned.
+    """
+    parts = {tuple(word): list(word) for word in words}
+    for merge in merges:
+        parts = {word: _merge(pieces, merge) for word, pieces in parts.items()}
+    learned = []
     while any(len(pieces) > 1 for pieces in parts.values()):
-        counts: dict[tuple[str, str], int] = {}
+        counts: dict[Merge, int] = {}
         for pieces in parts.values():
             for pair in pairwise(pieces):
                 counts[pair] = counts.get(pair, 0) + 1
         best = max(counts, key=lambda pair: (counts[pair], pair))
-        merges.append(best)
+        learned.append(best)
         for word, pieces in parts.items():
             parts[word] = _merge(pieces, best)
-    return merges
+    return learned
+
+
+def _to_bytes(text: str) -> str:
+    """`text` as the byte-level alphabet spells it."""
+    ((spelled, _),) = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    return spelled
 
 
 def _merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:

@@ -1,15 +1,12 @@
 import numpy as np
 import pytest
 
+from carrara_models.drawn_world import chinese, english
 from carrara_models.drawn_world.captions import (
-    BACKGROUND_WORDS,
-    COLOUR_WORDS,
-    PLACE_WORDS,
-    RELATION_WORDS,
-    SHAPE_WORDS,
-    SIZE_WORDS,
+    LANGUAGES,
     caption_words,
     write_caption,
+    write_paraphrase,
 )
 from carrara_models.drawn_world.scenes import (
     INVERSE_RELATIONS,
@@ -28,6 +25,20 @@ RED_ABOVE_BLUE = Scene(
 )
 
 
+STAR_LEFT_OF_THEM = Scene(
+    "black",
+    (*RED_ABOVE_BLUE.objects, Object("star", "green", "small", 0.2, 0.5, 0.16)),
+    relation="above",
+    third_relation="left of",
+)
+CAPTIONS = [
+    "on a pink background, a little green triangle to the left of a tiny yellow square",
+    "on brown, a little violet disc at the bottom centre",
+    "on a white background, a little green ring in the upper right corner",
+]
+GRAMMARS = {"en": english, "zh": chinese}
+
+
 @pytest.mark.parametrize(
     "caption",
     [
@@ -42,43 +53,122 @@ def test_the_grammar_makes(caption):
     assert caption in {write_caption(RED_ABOVE_BLUE, rng) for _ in range(20000)}
 
 
-def test_a_full_caption_tells_every_attribute():
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a large red circle above a small blue square, "
+        "and a small green star left of both on black",
+        "on black, a small blue square below a large red circle, "
+        "both are right of a small green star",
+        "a small green star left of a small blue square and a large red circle, "
+        "the blue one under the red one on black",
+    ],
+)
+def test_the_grammar_makes_of_three_objects(caption):
+    rng = np.random.default_rng(0)
+    plain = {"little": "small", "tiny": "small", "big": "large", "box": "square", "disc": "circle"}
+    made = set()
+    for _ in range(6000):
+        words = write_caption(STAR_LEFT_OF_THEM, rng)
+        for word, plain_word in plain.items():
+            words = words.replace(word, plain_word)
+        made.add(words)
+    assert caption in made
+
+
+@pytest.mark.parametrize(
+    ("scene", "caption"),
+    [
+        (RED_ABOVE_BLUE, "一个大的红色圆形在一个小的蓝色正方形的上方，白色背景"),
+        (RED_ABOVE_BLUE, "在白色的背景上，一个红色的大圆盘的下面有一个蓝色的小方块"),
+        (
+            STAR_LEFT_OF_THEM,
+            "黑色背景上，一个红色的大圆形在一个蓝色的小正方形的上方，一颗绿色的小星星在它们的左边",
+        ),
+        (
+            STAR_LEFT_OF_THEM,
+            "一颗绿色的小星星在一个红色的大圆形和一个蓝色的小正方形的左边，"
+            "红色的在蓝色的上方，背景是黑色",
+        ),
+    ],
+)
+def test_the_chinese_grammar_makes(scene, caption):
+    rng = np.random.default_rng(0)
+    plain = {"侧": "边", "面": "方", "大大": "大", "小小": "小", "五角星": "星星"}
+    plain |= {"圆盘": "圆形", "方块": "正方形"}
+
+    def plainly(words):
+        for word, plain_word in plain.items():
+            words = words.replace(word, plain_word)
+        return words
+
+    made = {plainly(write_caption(scene, rng, language="zh")) for _ in range(6000)}
+    assert plainly(caption) in made
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("write", [write_caption, write_paraphrase])
+def test_a_full_caption_tells_every_attribute(language, write):
     rng = np.random.default_rng(1)
-    for _ in range(500):
-        scene = sample_scene(rng)
-        caption = write_caption(scene, rng)
-        tells = [BACKGROUND_WORDS[scene.background]]
+    grammar = GRAMMARS[language]
+    for _ in range(300):
+        scene = sample_scene(rng, max_objects=3)
+        caption = write(scene, rng, language=language)
+        tells = [grammar.BACKGROUND_WORDS[scene.background]]
         for thing in scene.objects:
-            tells += [SHAPE_WORDS[thing.shape], COLOUR_WORDS[thing.colour]]
-            tells += [SIZE_WORDS[thing.size]]
+            tells += [grammar.SHAPE_WORDS[thing.shape], grammar.COLOUR_WORDS[thing.colour]]
+            sizes = grammar.SIZE_WORDS[thing.size]
+            if language == "zh":
+                sizes += chinese.SHORT_SIZE_WORDS[thing.size]
+            tells.append(sizes)
         if scene.place is not None:
-            tells.append(PLACE_WORDS[scene.place])
-        else:
-            inverse = INVERSE_RELATIONS[scene.relation]
-            tells.append(RELATION_WORDS[scene.relation] + RELATION_WORDS[inverse])
+            tells.append(grammar.PLACE_WORDS[scene.place])
+        for relation in (scene.relation, scene.third_relation):
+            if relation is not None:
+                inverse = INVERSE_RELATIONS[relation]
+                tells.append(grammar.RELATION_WORDS[relation] + grammar.RELATION_WORDS[inverse])
         for wordings in tells:
             assert any(wording in caption for wording in wordings), caption
 
 
-def test_no_wording_stands_for_two_values():
-    for table in (SHAPE_WORDS, COLOUR_WORDS, SIZE_WORDS, BACKGROUND_WORDS, PLACE_WORDS):
+@pytest.mark.parametrize("grammar", GRAMMARS.values())
+def test_no_wording_stands_for_two_values(grammar):
+    for name in ("SHAPE", "COLOUR", "SIZE", "BACKGROUND", "RELATION", "PLACE"):
+        table = getattr(grammar, f"{name}_WORDS")
         wordings = [wording for words in table.values() for wording in words]
         assert len(wordings) == len(set(wordings))
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_paraphrase_is_a_caption_that_is_trained_on(language):
+    rng = np.random.default_rng(4)
+    for count in (1, 2, 3):
+        scene = sample_scene(rng, object_count=count)
+        captions = {write_caption(scene, rng, language=language) for _ in range(1000)}
+        assert len(captions) > 50
+        paraphrases = {write_paraphrase(scene, rng, language=language) for _ in range(100)}
+        assert not captions & paraphrases
+
+
 def test_an_omitting_caption_still_names_colour_and_shape():
     rng = np.random.default_rng(2)
-    scene = sample_scene(rng, two_objects=False)
+    scene = sample_scene(rng, object_count=1)
     captions = {write_caption(scene, rng, omit=0.5) for _ in range(500)}
     assert any(len(caption.split()) == 3 for caption in captions)
     for caption in captions:
-        assert any(word in caption for word in SHAPE_WORDS[scene.objects[0].shape])
+        assert any(word in caption for word in english.SHAPE_WORDS[scene.objects[0].shape])
 
 
-def test_caption_words_are_all_that_captions_hold():
+def test_caption_words_are_all_that_english_captions_hold():
     rng = np.random.default_rng(3)
     held = set()
     for _ in range(5000):
-        held |= set(write_caption(sample_scene(rng), rng, omit=0.1).replace(",", " ,").split())
-    assert held <= set(caption_words())
-    assert len(set(caption_words()) - held) == 0
+        caption = write_caption(sample_scene(rng, max_objects=3), rng, omit=0.1)
+        held |= set(caption.replace(",", " ,").split())
+    assert held == set(caption_words())
+
+
+def test_captions_of_the_shipped_checkpoint_s_evaluation_are_what_they_were():
+    rng = np.random.default_rng(0)
+    scenes = [sample_scene(rng, split="heldout") for _ in range(3)]
+    assert [write_caption(scene, rng) for scene in scenes] == CAPTIONS

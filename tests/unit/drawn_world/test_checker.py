@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -42,6 +44,45 @@ def test_against_shuffled_scenes_the_score_is_near_chance(scenes, readings):
     assert shares["place"] < 0.08
     assert shares["relation"] < 0.3
     assert shares["all_right"] < 0.005
+
+
+def test_three_objects_are_read_right_and_against_shuffled_scenes_near_chance():
+    rng = np.random.default_rng(3)
+    scenes = [
+        sample_scene(rng, split=("train", "heldout")[i % 2], object_count=3) for i in range(300)
+    ]
+    readings = [read_picture(picture) for picture in to_uint8(draw_scenes(scenes))]
+    scores = [score_reading(r, scene) for r, scene in zip(readings, scenes, strict=True)]
+    assert set(share_right(scores).values()) == {1.0}
+    shuffled = scenes[101:] + scenes[:101]
+    scores = [score_reading(r, scene) for r, scene in zip(readings, shuffled, strict=True)]
+    shares = share_right(scores)
+    assert shares["background"] == pytest.approx(1 / 6, abs=0.07)
+    # Matching chooses the best of 6 orders; two of each of 4 arrangements remain.
+    assert shares["colour"] < 0.1
+    assert shares["shape"] < 0.1
+    assert shares["relation"] < 0.3
+    assert shares["all_right"] == 0
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.5, 0.75), (0.25, 0.4), (0.8, 0.5)])
+def test_a_third_object_that_is_not_above_both_gets_the_relation_wrong(x, y):
+    pair = (
+        Object("heart", "blue", "small", 0.25, 0.75, 0.16),
+        Object("ring", "green", "small", 0.75, 0.45, 0.16),
+    )
+    scene = Scene(
+        "white",
+        (*pair, Object("star", "red", "small", 0.5, 0.2, 0.16)),
+        relation="left of",
+        third_relation="above",
+    )
+    reading = read_picture(to_uint8(draw_scenes([scene]))[0])
+    assert score_reading(reading, scene)["all_right"]
+    star = next(thing for thing in reading.objects if thing.shape == "star")
+    moved = replace(reading, objects=(*set(reading.objects) - {star}, replace(star, x=x, y=y)))
+    scores = score_reading(moved, scene)
+    assert {key for key, right in scores.items() if not right} == {"relation", "all_right"}
 
 
 def test_a_little_blur_and_noise_leave_the_reading_as_it_was(scenes, pictures):

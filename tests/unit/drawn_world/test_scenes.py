@@ -1,6 +1,7 @@
 from itertools import combinations
 
 import numpy as np
+import pytest
 
 from carrara_models.drawn_world.scenes import (
     ALL_PAIRS,
@@ -19,7 +20,7 @@ from carrara_models.drawn_world.scenes import (
 def test_objects_lie_wholly_in_the_picture():
     rng = np.random.default_rng(0)
     for _ in range(2000):
-        for thing in sample_scene(rng).objects:
+        for thing in sample_scene(rng, max_objects=3).objects:
             for coordinate in (thing.x, thing.y):
                 assert thing.radius + MARGIN <= coordinate + 1e-9
                 assert coordinate - 1e-9 <= 1 - thing.radius - MARGIN
@@ -29,7 +30,7 @@ def test_two_objects_stand_apart_along_the_axis_of_their_relation():
     rng = np.random.default_rng(1)
     seen = set()
     for _ in range(2000):
-        scene = sample_scene(rng, two_objects=True)
+        scene = sample_scene(rng, object_count=2)
         first, second = scene.objects
         right, down = second.x - first.x, second.y - first.y
         along, across = (right, down) if scene.relation == "left of" else (down, right)
@@ -39,11 +40,46 @@ def test_two_objects_stand_apart_along_the_axis_of_their_relation():
     assert seen == {"left of", "above"}
 
 
+def test_a_third_object_stands_apart_from_both_across_their_axis():
+    rng = np.random.default_rng(6)
+    seen = set()
+    for _ in range(2000):
+        scene = sample_scene(rng, object_count=3)
+        first, second, third = scene.objects
+        right, down = second.x - first.x, second.y - first.y
+        along, across = (right, down) if scene.relation == "left of" else (down, right)
+        assert along >= first.radius + second.radius + GAP - 1e-9
+        assert along > abs(across)
+        for other in (first, second):
+            right, down = other.x - third.x, other.y - third.y
+            apart = {"left of": right, "right of": -right, "above": down, "below": -down}
+            least = other.radius + third.radius + GAP
+            assert apart[scene.third_relation] >= least - 1e-9
+        assert len({thing.colour for thing in scene.objects}) == 3
+        seen.add((scene.relation, scene.third_relation))
+    assert seen == {
+        *(("left of", third) for third in ("above", "below")),
+        *(("above", third) for third in ("left of", "right of")),
+    }
+
+
+@pytest.mark.parametrize("max_objects", [1, 2, 3])
+def test_no_scene_holds_more_objects_than_are_asked_for(max_objects):
+    rng = np.random.default_rng(7)
+    counts = {len(sample_scene(rng, max_objects=max_objects).objects) for _ in range(200)}
+    assert counts == set(range(1, max_objects + 1))
+
+
+def test_four_objects_are_refused():
+    with pytest.raises(ValueError, match="1 to 3"):
+        sample_scene(np.random.default_rng(0), max_objects=4)
+
+
 def test_one_object_stands_nearest_to_its_own_place():
     rng = np.random.default_rng(2)
     seen = set()
     for _ in range(1000):
-        scene = sample_scene(rng, two_objects=False)
+        scene = sample_scene(rng, object_count=1)
         (thing,) = scene.objects
         distances = {p: np.hypot(x - thing.x, y - thing.y) for p, (x, y) in PLACES.items()}
         assert min(distances, key=distances.get) == scene.place

@@ -4,7 +4,7 @@ import pytest
 from carrara_models.drawn_world.checker import ATTRIBUTES
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import HELD_OUT_PAIRS
-from carrara_models.evaluation.attributes import held_out_captions, score_pictures
+from carrara_models.evaluation.attributes import CaptionKind, held_out_captions, score_pictures
 from carrara_models.evaluation.painting import to_uint8
 
 
@@ -27,3 +27,14 @@ def test_true_pictures_score_full_and_grey_ones_nothing_but_grey():
     share = sum(scene.background == "grey" for scene in scenes) / 40
     assert grey.pop("background") == pytest.approx(share)
     assert set(grey.values()) == {0.0}
+
+
+def test_kinds_of_captions_differ_in_words_and_number_of_objects_alone():
+    scenes, english = held_out_captions(30, seed=0, kind=CaptionKind(max_objects=3))
+    same_scenes, chinese = held_out_captions(30, seed=0, kind=CaptionKind("zh", 3))
+    _, paraphrases = held_out_captions(30, seed=0, kind=CaptionKind("en", 3, paraphrases=True))
+    assert scenes == same_scenes
+    assert {len(scene.objects) for scene in scenes} == {1, 2, 3}
+    assert all(caption.isascii() for caption in english + paraphrases)
+    assert all("色" in caption for caption in chinese)
+    assert not set(english) & set(paraphrases)

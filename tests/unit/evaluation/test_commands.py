@@ -25,11 +25,14 @@ def test_json_holds_score_floor_and_ceiling_of_every_attribute(checkpoint):
     result = run(
         *("--checkpoint", checkpoint, "--attributes", "--captions", 6, "--seed", 3, "--json"),
         *("--num-inference-steps", 2, "--scheduler", "euler", "--guidance-scale", 2),
+        *("--language", "zh", "--max-objects", 3, "--paraphrases"),
     )
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["checkpoint"] == str(checkpoint)
     assert (document["split"], document["captions"]) == ("heldout", 6)
+    kind = {"language": "zh", "max_objects": 3, "paraphrases": True}
+    assert document["caption_kind"] == kind
     assert document["settings"] == {
         "scheduler": "euler",
         "num_inference_steps": 2,
@@ -57,6 +60,8 @@ def test_without_json_it_prints_a_table(checkpoint):
     [
         (["--checkpoint", "drawn-latent"], "choose what to measure"),
         (["--attributes", "--checkpoint", "nowhere"], "nowhere"),
+        (["--attributes", "--language", "la"], "'la'"),
+        (["--attributes", "--max-objects", "4"], "less than or equal to 3"),
         (["--attributes", "--captions", "1"], "greater than or equal to 2"),
     ],
 )

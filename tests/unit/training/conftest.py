@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from carrara_models.drawn_world.captions import caption_words
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import sample_scene
 from carrara_models.evaluation.painting import PaintSettings
@@ -20,7 +19,7 @@ from carrara_models.training.generator import (
 )
 from carrara_models.training.loop import LoopSettings, Pace
 from carrara_models.training.text_encoder import TextEncoderShape, build_text_encoder
-from carrara_models.training.tokenizer import build_tokenizer
+from carrara_models.training.tokenizer import build_caption_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +27,7 @@ def parts(tmp_path_factory):
     """A folder with a tokenizer, an untrained text encoder and an untrained autoencoder."""
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(caption_words())
+    tokenizer = build_caption_tokenizer(["en"])
     tokenizer.save_pretrained(folder / "tokenizer")
     shape = TextEncoderShape(width=32, layers=1, heads=2)
     build_text_encoder(tokenizer, shape).save_pretrained(folder / "text_encoder")

@@ -4,24 +4,61 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from carrara_models.drawn_world.captions import caption_words, write_caption
+from carrara_models.drawn_world.captions import (
+    LANGUAGES,
+    caption_words,
+    write_caption,
+    write_paraphrase,
+)
 from carrara_models.drawn_world.scenes import sample_scene
-from carrara_models.training.tokenizer import MAX_TOKENS, build_tokenizer, learn_merges
+from carrara_models.training.tokenizer import (
+    MAX_TOKENS,
+    build_caption_tokenizer,
+    learn_merges,
+)
 
-TOKENIZER = build_tokenizer(caption_words())
+TOKENIZER = build_caption_tokenizer(LANGUAGES)
 
 
-@pytest.mark.parametrize("word", caption_words())
+@pytest.mark.parametrize("word", [*caption_words("en"), *caption_words("zh")])
 def test_a_caption_word_is_one_token(word):
     start, token, end = TOKENIZER(word).input_ids
     assert (start, end) == (TOKENIZER.bos_token_id, TOKENIZER.eos_token_id)
     assert TOKENIZER.decode([token]).strip() == word
 
 
-def test_every_caption_fits_with_room_to_spare():
+def test_words_within_a_run_of_chinese_are_one_token_each():
+    ids = TOKENIZER("在深蓝色的背景上，一个大大的蓝色正方形在左上角").input_ids[1:-1]
+    words = ["在", "深蓝色", "的", "背景", "上", "，", "一个", "大大的", "蓝色", "正方形", "在"]
+    assert [TOKENIZER.decode([token]) for token in ids] == [*words, "左上角"]
+
+
+def test_chinese_words_beyond_the_grammar_fall_apart_into_characters_and_bytes():
+    ids = TOKENIZER("红方角").input_ids[1:-1]
+    assert [TOKENIZER.decode([token]) for token in ids] == ["红", "方", "角"]
+    assert len(TOKENIZER("龙").input_ids) == 2 + len("龙".encode())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("write", [write_caption, write_paraphrase])
+def test_every_caption_fits_with_room_to_spare(language, write):
     rng = np.random.default_rng(0)
-    lengths = [len(TOKENIZER(write_caption(sample_scene(rng), rng)).input_ids) for _ in range(2000)]
+    lengths = [
+        len(TOKENIZER(write(sample_scene(rng, max_objects=3), rng, language=language)).input_ids)
+        for _ in range(1000)
+    ]
     assert max(lengths) < MAX_TOKENS
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_captions_that_are_trained_on_hold_whole_words_alone(language):
+    rng = np.random.default_rng(1)
+    words = {TOKENIZER(word).input_ids[1] for word in caption_words(language)}
+    within = {TOKENIZER(word + "。").input_ids[1] for word in caption_words(language)}
+    within |= {TOKENIZER(word + "一").input_ids[1] for word in caption_words(language)}
+    for _ in range(300):
+        caption = write_caption(sample_scene(rng, max_objects=3), rng, language=language)
+        assert set(TOKENIZER(caption).input_ids[1:-1]) <= words | within, caption
 
 
 @given(st.text(max_size=60))
@@ -35,16 +72,20 @@ def test_any_text_becomes_known_tokens(text):
 def test_a_saved_tokenizer_loads_as_a_plain_clip_tokenizer(tmp_path):
     TOKENIZER.save_pretrained(tmp_path)
     loaded = CLIPTokenizer.from_pretrained(tmp_path)
-    caption = "A Large red circle, über 1 мал & a blue 🟦"
+    caption = "A Large red circle, über 1 мал & 一个深蓝色的龙 🟦"
     assert loaded(caption).input_ids == TOKENIZER(caption).input_ids
     assert loaded.model_max_length == MAX_TOKENS
     assert loaded.pad_token_id == loaded.eos_token_id == TOKENIZER.eos_token_id
 
 
 def test_merges_end_when_every_word_is_whole():
-    assert learn_merges(["a"]) == []
-    assert learn_merges(["ab", "abc"]) in (
+    assert learn_merges([["a</w>"]]) == []
+    assert learn_merges([["a", "b</w>"], ["a", "b", "c</w>"]]) in (
         [("a", "b"), ("ab", "c</w>"), ("a", "b</w>")],
         [("b", "c</w>"), ("a", "bc</w>"), ("a", "b</w>")],
         [("b", "c</w>"), ("a", "b</w>"), ("a", "bc</w>")],
     )
+
+
+def test_later_merges_build_on_earlier_ones():
+    assert learn_merges([["a", "b", "c"]], merges=[("b", "c")]) == [("a", "bc")]
