@@ -65,18 +65,18 @@ def build_schedule(objective: Objective, **options: Any) -> Any:
     if objective.target == "flow":
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAIN_TIMESTEPS, **options)
     return DDPMScheduler(
-        num_train_timesteps=TRAIN_TIMESTEPS,
-        beta_start=BETA_START,
-        beta_end=BETA_END,
-        beta_schedule="linear",
-        prediction_type=objective.target,
         **{
+            "num_train_timesteps": TRAIN_TIMESTEPS,
+            "beta_start": BETA_START,
+            "beta_end": BETA_END,
+            "beta_schedule": "linear",
+            "prediction_type": objective.target,
             "clip_sample": False,
             "timestep_spacing": "trailing",
             # `StableDiffusionPipeline` wants 1; trailing spacing does not read it.
             "steps_offset": 1,
             **options,
-        },
+        }
     )
 
 
