@@ -1,7 +1,7 @@
 """Trains a small CLIP on the drawn world: a text and an image tower that meet.
 
-Radford et al. 2021. unCLIP and Kandinsky stand on it: the prior makes its image embedding out of its text embedding.
-The evaluation measures with it too.
+Radford et al. 2021. unCLIP and Kandinsky stand on it: the prior makes its image embedding out of
+its text embedding. The evaluation measures with it too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Trains a diffusion prior: from a caption's CLIP embeddings to that of its picture.
 
-Sec. 2.2, Ramesh et al. 2022. The result has the layout of Kandinsky 2.2's prior: `KandinskyV22PriorPipeline` loads it beside the
-towers that it was trained behind.
+Sec. 2.2, Ramesh et al. 2022. The result has the layout of Kandinsky 2.2's prior:
+`KandinskyV22PriorPipeline` loads it beside the towers that it was trained behind.
 """
 
 from __future__ import annotations
