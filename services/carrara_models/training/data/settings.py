@@ -1,0 +1,114 @@
+"""Names a data set in one line, and opens it: what the trainers' command line needs."""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from carrara_models.training.data.bounds import parse_bound
+from carrara_models.training.data.drawn import DrawnWorld
+from carrara_models.training.data.examples import Source
+from carrara_models.training.data.picture_folder import open_folder
+from carrara_models.training.data.pictures import Crop, Framing
+from carrara_models.training.data.shards import DEFAULT_WINDOW, open_shards
+
+DRAWN_WORLD = "drawn-world"
+PICTURES = frozenset(
+    {"caption_column", "bounds", "captions_required", "crop", "min_pixels", "max_aspect_ratio"}
+)
+# The settings that mean something to each kind of data set.
+KINDS = {
+    DRAWN_WORLD: frozenset({"omit"}),
+    "folder": PICTURES,
+    "shards": PICTURES | {"shuffle_window"},
+    "dataset": PICTURES | {"split", "picture_column"},
+}
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which data set, and what is taken of it; holds no rule about the pixels' size."""
+
+    location: str = DRAWN_WORLD
+    """`drawn-world`, `folder:PATH`, `shards:PATTERN` or `dataset:PATH_OR_PATTERN`."""
+    caption_column: str | None = None
+    """Where captions stand in metadata; None is `text`, and the `.txt` members of shards."""
+    bounds: tuple[str, ...] = ()
+    """Such as "similarity>=0.3" and "punsafe<=0.1"; a picture has to keep them all."""
+    captions_required: bool = True
+    """Skips pictures without a caption; otherwise theirs is empty."""
+    crop: Crop = "centre"
+    min_pixels: int = 1
+    max_aspect_ratio: float = math.inf
+    shuffle_window: int = DEFAULT_WINDOW
+    """How many samples of shards are shuffled at a time."""
+    split: str | None = None
+    picture_column: str = "image"
+    omit: float = 0.0
+    """How often a caption of the drawn world leaves out one thing."""
+
+
+def open_source(settings: DataSettings, *, height: int, width: int, seed: int) -> Source:
+    """Opens a data set as a source of examples.
+
+    Args:
+        settings: Which, and what is taken of it.
+        height: Of the pixels.
+        width: Of the pixels.
+        seed: Of the order and of all that is drawn; the run's.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        DataError: It holds nothing that is wanted.
+        ValueError: The location is of no known kind, or a setting means nothing to it.
+    """
+    kind, _, place = settings.location.partition(":")
+    if kind not in KINDS or bool(place) == (kind == DRAWN_WORLD):
+        known = ", ".join([DRAWN_WORLD, *(f"{kind}:..." for kind in KINDS if kind != DRAWN_WORLD)])
+        raise ValueError(f"{settings.location!r} is no data set; known are {known}")
+    for setting in fields(settings):
+        changed = getattr(settings, setting.name) != setting.default
+        if changed and setting.name not in KINDS[kind] | {"location"}:
+            raise ValueError(f"{setting.name} means nothing to {settings.location}")
+    if kind == DRAWN_WORLD:
+        return DrawnWorld(height=height, width=width, seed=seed, omit=settings.omit)
+    framing = Framing(
+        height=height,
+        width=width,
+        crop=settings.crop,
+        min_pixels=settings.min_pixels,
+        max_aspect_ratio=settings.max_aspect_ratio,
+    )
+    bounds = tuple(map(parse_bound, settings.bounds))
+    if kind == "shards":
+        return open_shards(
+            place,
+            framing=framing,
+            seed=seed,
+            caption_column=settings.caption_column,
+            bounds=bounds,
+            window=settings.shuffle_window,
+            captions_required=settings.captions_required,
+        )
+    column = settings.caption_column or "text"
+    if kind == "folder":
+        return open_folder(
+            Path(place),
+            framing=framing,
+            seed=seed,
+            caption_column=column,
+            bounds=bounds,
+            captions_required=settings.captions_required,
+        )
+    # Loaded only here: it brings pyarrow and pandas.
+    from carrara_models.training.data.saved_dataset import open_saved_dataset
+
+    return open_saved_dataset(
+        place,
+        framing=framing,
+        seed=seed,
+        split=settings.split,
+        picture_column=settings.picture_column,
+        caption_column=column,
+        bounds=bounds,
+        captions_required=settings.captions_required,
+    )

@@ -1,0 +1,20 @@
+import torch
+
+from carrara_models.training.data.drawn import DrawnWorld
+
+
+def test_a_step_is_the_same_whatever_was_asked_for_before():
+    whole = DrawnWorld(height=16, width=24, seed=0, omit=0.5)
+    row = [whole.examples(step, count=3) for step in range(4)]
+    again = DrawnWorld(height=16, width=24, seed=0, omit=0.5).examples(3, count=3)
+    assert torch.equal(row[3].pixels, again.pixels)
+    assert row[3].captions == again.captions
+    assert again.pixels.shape == (3, 3, 16, 24)
+    assert -1 <= again.pixels.min() <= again.pixels.max() <= 1
+    assert not again.skipped
+    assert len({tuple(examples.captions) for examples in row}) == 4
+
+
+def test_another_seed_is_another_world():
+    captions = [DrawnWorld(height=8, width=8, seed=s).examples(0, count=3).captions for s in (0, 1)]
+    assert captions[0] != captions[1]
