@@ -1,1 +1,1 @@
-"""Measures of a checkpoint: what of the captions its pictures show."""
+"""Measures of a checkpoint: what its pictures show of captions, how near true pictures they are."""
