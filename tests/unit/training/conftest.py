@@ -43,17 +43,20 @@ def parts(tmp_path_factory):
 def train_tiny_generator(parts):
     """Trains a tiny generator in a folder for 4 steps, or up to `stop_at`."""
 
-    def train(folder, *, stop_at=None, resume=False):
+    def train(folder, *, stop_at=None, resume=False, learning_rate=1e-3, **begun_with):
         train_generator(
             folder,
             text_encoder_folder=parts,
             autoencoder_folder=parts,
-            settings=LoopSettings(steps=4, batch_size=2, learning_rate=1e-3, warmup_steps=1),
+            settings=LoopSettings(
+                steps=4, batch_size=2, learning_rate=learning_rate, warmup_steps=1
+            ),
             pace=Pace(workers=0, log_every=1, save_every=2, sample_every=100, stop_at=stop_at),
             shape=GeneratorShape(widths=(8, 16), attention_heads=2),
             objective=GeneratorObjective(),
             painting=PaintSettings(num_inference_steps=1),
             resume=resume,
+            **begun_with,
         )
 
     return train

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from carrara_models.training.curriculum import Curriculum
 from carrara_models.training.generator import (
     GeneratorObjective,
     sample_timesteps,
@@ -73,3 +74,23 @@ def test_a_run_in_two_parts_gives_the_same_unet_bit_for_bit(
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, parts[name]), name
+
+
+def test_a_warm_start_begins_with_the_averages_of_the_earlier_run(
+    generator, train_tiny_generator, tmp_path
+):
+    curriculum = Curriculum(max_objects=3, languages=("en", "zh"))
+    # A rate of zero: the weights stay what the run began with.
+    train_tiny_generator(
+        tmp_path, stop_at=1, learning_rate=0.0, init=generator, curriculum=curriculum
+    )
+    file = "unet/diffusion_pytorch_model.safetensors"
+    old, new = load_file(generator / file), load_file(tmp_path / file)
+    for name, tensor in old.items():
+        assert torch.equal(tensor, new[name]), name
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "sample-000001_en.png",
+        "sample-000001_zh.png",
+    }
+    scalars = json.loads((tmp_path / "scalars.jsonl").read_text().splitlines()[-1])
+    assert {"all_right_en", "all_right_zh"} <= set(scalars)
