@@ -47,6 +47,9 @@ ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
     "third colour": ("none", *COLOURS),
     "third size": ("none", *SIZE_RADII),
 }
+# On which side a third object stands hangs on a word and on whether the third is its subject, and
+# costs at most ln 2 in 1 of 3 scenes: unweighted, it stayed a guess for 900 steps.
+ATTRIBUTE_WEIGHTS = {"third relation": 8.0}
 READ_CAPTIONS = 500
 
 
@@ -179,7 +182,8 @@ def train_text_encoder(
         logits = network(batch["input_ids"])
         losses = [
             F.cross_entropy(scores.float(), batch["targets"][:, index])
-            for index, scores in enumerate(logits)
+            * ATTRIBUTE_WEIGHTS.get(name, 1.0)
+            for index, (name, scores) in enumerate(zip(ATTRIBUTE_VALUES, logits, strict=True))
         ]
         return torch.stack(losses).sum(), {}
 
@@ -195,6 +199,8 @@ def train_text_encoder(
             for paraphrases in (False, True)
         }
 
+    # Before the end, so that another run can begin with a snapshot of this one.
+    tokenizer.save_pretrained(folder / "tokenizer")
     run_loop(
         network,
         folder=folder,
@@ -205,7 +211,6 @@ def train_text_encoder(
         on_sample=on_sample,
         resume=resume,
     )
-    tokenizer.save_pretrained(folder / "tokenizer")
     network.text_encoder.save_pretrained(folder / "text_encoder")
 
 
