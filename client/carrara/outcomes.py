@@ -56,13 +56,17 @@ class Outcome:
             self._warnings[
                 GenerationWarning(
                     code="NEGATIVE_PROMPT_UNUSED",
-                    message="the negative prompt has no effect: "
-                    f"guidance is off at a guidance_scale of {self.guidance_scale:g}"
-                    if self.guidance_scale is not None and self.guidance_scale <= 1
-                    else "the negative prompt has no effect: no stage takes a guidance_scale",
+                    message=f"the negative prompt has no effect: {self._why_unguided}",
                     field="negative_prompt",
                 )
             ] = None
+
+    @property
+    def _why_unguided(self) -> str:
+        for name in ("true_cfg_scale", "guidance_scale"):
+            if (scale := self.settings.get(name)) is not None:
+                return f"guidance is off at a {name} of {scale:g}"
+        return "no stage takes a guidance_scale"
 
     def count_attempt(self, stage_index: int) -> None:
         """Counts one call to a stage, whether it succeeds or not."""

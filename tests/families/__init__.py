@@ -9,6 +9,7 @@ from families import (
     sd3,
     sd_upscale,
     sdxl,
+    stable_diffusion,
     unclip,
     unconditional,
 )
@@ -17,6 +18,7 @@ from families.case import FamilyCase
 CASES: dict[str, FamilyCase] = {
     case.name: case
     for case in (
+        stable_diffusion.CASE,
         deepfloyd_if.BASE,
         deepfloyd_if.CASE,
         sd_upscale.CASE,

@@ -60,8 +60,9 @@ class ClipTextEncoder(Described):
     ) -> torch.Tensor:
         if clip_skip is None:
             return self.text_encoder(ids, attention_mask=mask)[0]
-        hidden = self.text_encoder(ids, attention_mask=mask, output_hidden_states=True)[-1]
-        return self.text_encoder.text_model.final_layer_norm(hidden[-(clip_skip + 1)])
+        # diffusers 0.42.1 looks for the norm where transformers had it before 5, and fails.
+        hidden = self.text_encoder(ids, attention_mask=mask, output_hidden_states=True)
+        return self.text_encoder.final_layer_norm(hidden.hidden_states[-(clip_skip + 1)])
 
     def _tokenize(self, text: str) -> tuple[Any, str]:
         """The padded tokens, and the words that were cut."""

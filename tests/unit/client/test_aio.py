@@ -585,3 +585,16 @@ async def test_a_manifest_connects_to_the_stages_that_it_names(
     file.write_text(write_manifest(Manifest((replace(stages[0], fingerprint="9" * 64), *stages))))
     with pytest.raises(ContractError):
         await AsyncCascade.load(file)
+
+
+async def test_an_unused_negative_prompt_is_told_with_the_scale_that_leaves_it_so() -> None:
+    toy = toy_stages.generator()
+    toy.description.arguments.add(name="true_cfg_scale", minimum=0, maximum=30, default_number=1)
+    async with (
+        serving_all(toy) as toys,
+        await AsyncCascade.connect(**toys.addresses) as cascade,
+    ):
+        result = await cascade.generate("a circle", negative_prompt="blue")
+    (warning,) = result.warnings
+    assert warning.code == "NEGATIVE_PROMPT_UNUSED"
+    assert warning.message.endswith("guidance is off at a true_cfg_scale of 1")

@@ -111,3 +111,20 @@ def test_a_tokenizer_of_another_text_encoder_is_refused(
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 100}))
     with pytest.raises(CheckpointError, match="makes up to 100 tokens; text_encoder takes 77"):
         load(sd1, "text-encoder")
+
+
+def test_skipped_layers_leave_the_norm_on_what_is_read(sd2: Path, load: Callable[..., Any]) -> None:
+    """diffusers' own pipeline fails with this transformers, so that the layers are taken off."""
+    text_encoder = load(sd2, "text-encoder")
+    skipped, negative = (
+        text_encoder.encode_text(texts)
+        for texts in Texts("a red circle", negative=True, clip_skip=1).halves
+    )
+    layers = text_encoder.text_encoder.encoder.layers
+    last = layers.pop(-1)
+    shallow = text_encoder.encode_text(Texts("a red circle"))
+    layers.append(last)
+    assert torch.equal(skipped.tensors["prompt_embeds"], shallow.tensors["prompt_embeds"])
+    whole = text_encoder.encode_text(Texts(None, negative=True))
+    name = "negative_prompt_embeds"
+    assert torch.equal(negative.tensors[name], whole.tensors[name]), "skipped of the prompt alone"
