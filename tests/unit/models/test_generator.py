@@ -201,3 +201,10 @@ def test_not_a_number_in_one_job_leaves_its_neighbour_as_it_was(generator: Any) 
 def test_an_unfinished_job_has_no_sample(generator: Any) -> None:
     with pytest.raises(RuntimeError, match="step 0 of 2"):
         generator.finish(generator.start(request(scheduler="ddim")))
+
+
+def test_a_height_without_a_width_is_taken_as_said(sd1: Path, load: Callable[..., Any]) -> None:
+    """`StableDiffusionPipeline` drops both and paints its default size."""
+    job = load(sd1, "generator").start(request(height=48))
+    assert (job.height, job.width) == (48, 64)
+    assert job.latents.shape[2:] == (6, 8)
