@@ -15,8 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import conditioning_contract
 from carrara_models.describing import described
-from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
+from carrara_models.text_encoders.encodings import encoding
 from carrara_models.text_encoders.options import clip_skip_argument, text_arguments
 from carrara_models.text_encoders.tokens import check_vocabulary, cut_words, load_tokenizer
 
@@ -50,10 +50,7 @@ class ClipTextEncoder(Described):
             mask = tokens.attention_mask.to(self.device)
         skip = texts.clip_skip if texts.prompt is not None else None  # the pipeline's rule
         embeds = self._embed(tokens.input_ids.to(self.device), mask, skip)
-        name = f"{field}_embeds"
-        if not torch.isfinite(embeds).all():
-            raise NumericalError(name)
-        return Encoded(tensors={name: embeds}, truncated={field: cut} if cut else {})
+        return encoding({f"{field}_embeds": embeds}, cut={field: cut})
 
     def _embed(
         self, ids: torch.Tensor, mask: torch.Tensor | None, clip_skip: int | None

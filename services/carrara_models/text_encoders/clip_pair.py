@@ -15,8 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import conditioning_contract
 from carrara_models.describing import described
-from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
+from carrara_models.text_encoders.encodings import encoding
 from carrara_models.text_encoders.options import clip_skip_argument, text_arguments
 from carrara_models.text_encoders.tokens import check_vocabulary, cut_words, load_tokenizer
 
@@ -87,10 +87,7 @@ class ClipPairTextEncoder(Described):
                 if text
             }
         tensors = {f"{prefix}prompt_embeds": embeds, f"{prefix}pooled_prompt_embeds": pooled}
-        for name, tensor in tensors.items():
-            if not torch.isfinite(tensor).all():
-                raise NumericalError(name)
-        return Encoded(tensors, truncated={name: words for name, words in cut.items() if words})
+        return encoding(tensors, cut=cut)
 
 
 def load(

@@ -20,8 +20,9 @@ from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import conditioning_contract
 from carrara_models.denoising.settings import chosen
 from carrara_models.describing import described
-from carrara_models.errors import CheckpointError, NumericalError
+from carrara_models.errors import CheckpointError
 from carrara_models.parts import Described, Encoded, Texts
+from carrara_models.text_encoders.encodings import encoding
 from carrara_models.text_encoders.options import (
     clip_skip_argument,
     max_sequence_length_argument,
@@ -85,10 +86,7 @@ class ClipPairT5TextEncoder(Described):
                 readers[names[2]] = (pipeline.tokenizer_3, length)
             cut = cut_texts(said, readers)
         tensors = {f"{prefix}prompt_embeds": embeds, f"{prefix}pooled_prompt_embeds": pooled}
-        for name, tensor in tensors.items():
-            if not torch.isfinite(tensor).all():
-                raise NumericalError(name)
-        return Encoded(tensors, truncated=cut)
+        return encoding(tensors, cut=cut)
 
     @property
     def _clips(self) -> tuple[Any, Any]:

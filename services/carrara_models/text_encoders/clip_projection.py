@@ -14,9 +14,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.describing import described
-from carrara_models.errors import BadFieldError, NumericalError
+from carrara_models.errors import BadFieldError
 from carrara_models.parts import Described, Encoded, Texts
 from carrara_models.shared_contracts import projected_contract
+from carrara_models.text_encoders.encodings import encoding
 from carrara_models.text_encoders.options import text_arguments
 from carrara_models.text_encoders.tokens import check_vocabulary, cut_words, load_tokenizer
 
@@ -76,10 +77,7 @@ class ProjectedTextEncoder(Described):
                 for name, text in (("prompt", texts.prompt), ("negative_prompt", negative))
                 if text
             }
-        for name, tensor in tensors.items():
-            if not torch.isfinite(tensor).all():
-                raise NumericalError(name)
-        return Encoded(tensors, truncated={name: words for name, words in cut.items() if words})
+        return encoding(tensors, cut=cut)
 
     def _encode(self, rows: list[str], *, prefix: str) -> dict[str, torch.Tensor]:
         pooled, embeds, mask = self.pipeline._encode_prompt(rows, self.device, 1, False)

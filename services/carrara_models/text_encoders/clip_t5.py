@@ -16,8 +16,8 @@ from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import conditioning_contract
 from carrara_models.denoising.settings import chosen
 from carrara_models.describing import described
-from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
+from carrara_models.text_encoders.encodings import encoding
 from carrara_models.text_encoders.options import max_sequence_length_argument, text_arguments
 from carrara_models.text_encoders.tokens import check_vocabulary, cut_texts, load_tokenizer
 
@@ -66,10 +66,7 @@ class ClipT5TextEncoder(Described):
             }
             cut = cut_texts(said, readers)
         tensors = {f"{prefix}prompt_embeds": embeds, f"{prefix}pooled_prompt_embeds": pooled}
-        for name, tensor in tensors.items():
-            if not torch.isfinite(tensor).all():
-                raise NumericalError(name)
-        return Encoded(tensors, truncated=cut)
+        return encoding(tensors, cut=cut)
 
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> ClipT5TextEncoder:

@@ -15,8 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import Argument, conditioning_contract
 from carrara_models.describing import described
-from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
+from carrara_models.text_encoders.encodings import encoding
 from carrara_models.text_encoders.options import (
     clean_caption_argument,
     cleans_caption,
@@ -64,10 +64,7 @@ class DeepFloydTextEncoder(Described):
             )
             [caption] = self.pipeline._text_preprocessing(text, clean_caption=cleans)
             cut = cut_words(self.pipeline.tokenizer, caption, max_length=MAX_LENGTH)
-        name = f"{field}_embeds"
-        if not torch.isfinite(embeds).all():
-            raise NumericalError(name)
-        return Encoded(tensors={name: embeds}, truncated={field: cut} if cut else {})
+        return encoding({f"{field}_embeds": embeds}, cut={field: cut})
 
 
 def load(

@@ -21,8 +21,8 @@ from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import Argument, conditioning_contract
 from carrara_models.denoising.settings import chosen
 from carrara_models.describing import described
-from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
+from carrara_models.text_encoders.encodings import encoding
 from carrara_models.text_encoders.options import (
     clean_caption_argument,
     cleans_caption,
@@ -85,12 +85,8 @@ class MaskedStatesTextEncoder(Described):
                 **extra,
             )
             cut = self._cut(text, instruction, cleans=cleans, length=length)
-        if not torch.isfinite(embeds).all():
-            raise NumericalError(f"{field}_embeds")
-        return Encoded(
-            {f"{field}_embeds": embeds, f"{field}_attention_mask": mask},
-            truncated={field: cut} if cut else {},
-        )
+        tensors = {f"{field}_embeds": embeds, f"{field}_attention_mask": mask}
+        return encoding(tensors, cut={field: cut})
 
     def _cut(self, text: str, instruction: str, *, cleans: bool, length: int) -> str:
         tokenizer = self.pipeline.tokenizer
