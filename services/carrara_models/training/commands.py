@@ -73,6 +73,7 @@ def text_encoder(
     max_objects: MaxObjects = 2,
     language: Languages = ["en"],  # noqa: B006
     layers: Annotated[int, typer.Option(min=1)] = TextEncoderShape.layers,
+    label_smoothing: Annotated[float, typer.Option(min=0, max=1)] = 0.0,
     init: Annotated[
         Path | None, typer.Option(help="Folder of an earlier run to begin with.")
     ] = None,
@@ -108,6 +109,7 @@ def text_encoder(
         pace=Pace(device, workers, log_every, save_every, sample_every, stop_at),
         shape=TextEncoderShape(layers=layers),
         curriculum=_curriculum(max_objects, language),
+        label_smoothing=label_smoothing,
         init=init,
         resume=resume,
     )
