@@ -44,13 +44,11 @@ def of_containers(compose: Compose) -> list[float]:
 
 def main() -> None:
     """Measures and prints."""
-    with tempfile.TemporaryDirectory() as folder:
-        compose = Compose(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, Compose(Path(folder)) as compose:
         processes, containers = [], []
         for _ in range(ROUNDS):
             processes += of_processes()
             containers += of_containers(compose)
-        compose.run("down", "--volumes")
     for name, seconds in (("processes", processes), ("containers", containers)):
         print(f"{name}: median {statistics.median(seconds) * 1e3:.1f} ms of {len(seconds)}")
     added = statistics.median(containers) - statistics.median(processes)

@@ -1,4 +1,4 @@
-"""Drives docker-compose.yml, and looks at its containers through the engine."""
+"""Drives docker-compose.yml and its overrides, and looks at the containers through the engine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import docker
 from docker.models.containers import Container
@@ -19,6 +19,8 @@ from docker.models.containers import Container
 ROOT = Path(__file__).parents[2]
 PROJECT = "carrara-e2e"
 ROLES = ("text-encoder", "generator", "decoder")
+# Without --no-deps the second compose would remove the replicas that `up --scale` has started.
+RUN = ("run", "--rm", "-T", "--no-deps")
 CALLERS = ROOT / "tests" / "callers.py"
 # Short, so that a test need not wait for minutes; the images and the files are those of users.
 SETTINGS = {"CARRARA_DRAIN_PAUSE_SECONDS": "2", "CARRARA_MAX_CONNECTION_AGE_SECONDS": "5"}
@@ -46,35 +48,50 @@ def compose_command() -> list[str]:
 
 
 class Compose:
-    """One project of the compose file.
+    """One project of the compose file; as a context it takes down at its end what runs.
 
     Attributes:
         folder: What the client's container sees as /out.
+        stages: The services of the cascade.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        overrides: Sequence[str] = (),
+        stages: Sequence[str] = ROLES,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
+        self.stages = stages
         self.engine = docker.from_env()
-        self._command = compose_command()
+        files = ("docker-compose.yml", *(f"deploy/docker-compose.{name}.yml" for name in overrides))
+        self._command = [
+            *(*compose_command(), "-p", PROJECT),
+            *(part for file in files for part in ("-f", file)),
+        ]
         self._environment = {
             **os.environ,
             **SETTINGS,
             "CARRARA_OUTPUT_DIR": str(folder),
             "CARRARA_UID": str(os.getuid()),
             "CARRARA_GID": str(os.getgid()),
+            **(variables or {}),
         }
 
-    def arguments(self, *arguments: str, files: Sequence[str] = ()) -> list[str]:
-        """The command line of compose."""
-        chosen = [part for name in ("docker-compose.yml", *files) for part in ("-f", name)]
-        return [*self._command, "-p", PROJECT, *chosen, *arguments]
+    def __enter__(self) -> Self:
+        self.down()
+        return self
 
-    def run(
-        self, *arguments: str, files: Sequence[str] = (), seconds: float = 300
-    ) -> subprocess.CompletedProcess[str]:
+    def __exit__(self, *_: object) -> None:
+        self.down()
+        self.engine.close()
+
+    def run(self, *arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """Runs compose to its end."""
         return subprocess.run(
-            self.arguments(*arguments, files=files),
+            [*self._command, *arguments],
             cwd=ROOT,
             env=self._environment,
             capture_output=True,
@@ -83,49 +100,55 @@ class Compose:
             check=False,
         )
 
-    def must(self, *arguments: str, files: Sequence[str] = (), seconds: float = 300) -> str:
+    def must(self, *arguments: str, seconds: float = 300) -> str:
         """Runs compose, which has to succeed; returns what it printed."""
-        done = self.run(*arguments, files=files, seconds=seconds)
+        done = self.run(*arguments, seconds=seconds)
         assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def up(self, *, files: Sequence[str] = (), **scale: int) -> None:
+    def up(self, scale: Mapping[str, int] | None = None) -> None:
         """Starts the stages in the given numbers, one of each not named, and waits for health."""
-        scales = [f"{role}={scale.get(role.replace('-', '_'), 1)}" for role in ROLES]
-        options = [part for number in scales for part in ("--scale", number)]
-        self.must("up", "--detach", *options, *ROLES, files=files)
-        for role in ROLES:
-            wanted = scale.get(role.replace("-", "_"), 1)
+        wanted = dict.fromkeys(self.stages, 1) | dict(scale or {})
+        scales = [f"{service}={number}" for service, number in wanted.items()]
+        options = [part for each in scales for part in ("--scale", each)]
+        self.must("up", "--detach", *options, *wanted)
+        try:
             wait_until(
-                lambda role=role, wanted=wanted: self.healthy(role) == wanted,
-                f"{wanted} healthy {role}",
+                lambda: {service: self.healthy(service) for service in wanted} == wanted,
+                f"healthy containers: {wanted}",
                 seconds=HEALTHY_SECONDS,
             )
+        except AssertionError as error:
+            error.add_note(self.run("logs", "--tail", "5").stdout)
+            raise
 
-    def containers(self, role: str) -> list[Container]:
-        """Of one role, running or not."""
-        labels = [f"com.docker.compose.project={PROJECT}", f"com.docker.compose.service={role}"]
-        found = self.engine.containers.list(all=True, filters={"label": labels})
-        # `docker compose run` makes containers of the same labels.
-        return [each for each in found if each.labels["com.docker.compose.oneoff"] == "False"]
+    def down(self) -> None:
+        """Removes all containers and volumes."""
+        self.must("--profile", "watch", "down", "--volumes", "--remove-orphans")
 
-    def healthy(self, role: str) -> int:
-        """How many containers of one role are healthy."""
-        return sum(health(each) == "healthy" for each in self.containers(role))
+    def containers(self, service: str, *, of_run: bool = False) -> list[Container]:
+        """Of one service, running or not: those of `up`, or those of `run`."""
+        labels = [f"com.docker.compose.project={PROJECT}", f"com.docker.compose.service={service}"]
+        found = self.engine.containers.list(
+            all=True, filters={"label": labels}, ignore_removed=True
+        )
+        return [each for each in found if each.labels["com.docker.compose.oneoff"] == str(of_run)]
+
+    def healthy(self, service: str) -> int:
+        """How many containers of one service are healthy."""
+        return sum(health(each) == "healthy" for each in self.containers(service))
 
     def client(self, *arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """Runs the command line in the client's container."""
-        return self.run("run", "--rm", "-T", "client", *arguments, seconds=seconds)
+        return self.run(*RUN, "client", *arguments, seconds=seconds)
 
     @contextmanager
     def callers(self, *arguments: str) -> Iterator[Callers]:
         """Callers in the client's container, for as long as the block lasts."""
-        command = self.arguments(
-            *("run", "--rm", "-T", "-v", f"{CALLERS}:/callers.py:ro", "--entrypoint", "python"),
-            *("client", "/callers.py", "--prompts-from-seed"),
-            *(part for role in ROLES for part in (f"--{role}", f"dns:///{role}:50051")),
-            *arguments,
-        )
+        command = [
+            *(*self._command, *RUN, "-v", f"{CALLERS}:/callers.py:ro", "--entrypoint", "python"),
+            *("client", "/callers.py", "--prompts-from-seed", *arguments),
+        ]
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -138,8 +161,10 @@ class Compose:
         try:
             yield callers
         finally:
-            if process.poll() is None:
-                process.terminate()
+            # Not compose's own process: its second version does not hand the signal on.
+            for container in self.containers("client", of_run=True):
+                with suppress(docker.errors.APIError):  # it has just ended
+                    container.kill("SIGTERM")
             callers.join()
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from e2e.command_line import PROMPT, carrara
-from e2e.compose import PROJECT, ROLES, ROOT, Compose, calls, health, wait_until
+from e2e.compose import PROJECT, ROLES, RUN, Compose, calls, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.containers, pytest.mark.timeout(900)]
 
@@ -23,17 +23,11 @@ METHODS = {"text-encoder": "Encode", "generator": "Generate", "decoder": "Decode
 
 
 @pytest.fixture(scope="module")
-def cascade(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
-    """The project with one replica of each stage, built and healthy."""
-    compose = Compose(tmp_path_factory.mktemp("out"))
-    compose.run("down", "--volumes", "--remove-orphans")
-    compose.must("--profile", "tools", "build", seconds=800)
-    try:
+def cascade(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
+    """The project with one healthy replica of each stage."""
+    with Compose(tmp_path_factory.mktemp("out")) as compose:
         compose.up()
         yield compose
-    finally:
-        compose.run("--profile", "watch", "down", "--volumes", "--remove-orphans")
-        compose.engine.close()
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +77,7 @@ def test_the_containers_are_shut_in_and_the_images_hold_no_tools(cascade: Compos
         print(f"carrara-{role}: {image.attrs['Size'] / 1e6:.0f} MB")
     done = cascade.client("version")
     assert done.returncode == 0, done.stderr
-    done = cascade.run(
-        *("run", "--rm", "-T", "--no-deps", "--entrypoint", "python", "client"),
-        *("-c", "import torch"),
-    )
+    done = cascade.run(*RUN, "--entrypoint", "python", "client", "-c", "import torch")
     assert "No module named 'torch'" in done.stderr
     print(
         f"carrara-client: {cascade.engine.images.get('carrara-client').attrs['Size'] / 1e6:.0f} MB"
@@ -107,7 +98,7 @@ def test_a_replica_that_comes_later_gets_traffic(
     [first] = cascade.containers("generator")
     with cascade.callers("--seeds", SEEDS) as callers:
         callers.wait_for(12)
-        cascade.up(generator=2)
+        cascade.up({"generator": 2})
         [second] = [each for each in cascade.containers("generator") if each.id != first.id]
         wait_until(lambda: calls(second, "Generate") >= 5, "jobs of the new replica", seconds=60)
         before = calls(first, "Generate")
@@ -119,7 +110,7 @@ def test_a_replica_that_comes_later_gets_traffic(
 def test_killing_a_replica_under_12_callers_fails_no_request(
     cascade: Compose, references: dict[int, str], role: str
 ) -> None:
-    cascade.up(**{role.replace("-", "_"): 2})
+    cascade.up({role: 2})
     victim, other = cascade.containers(role)
     with cascade.callers("--seeds", SEEDS) as callers:
         wait_until(
@@ -141,7 +132,7 @@ def test_killing_a_replica_under_12_callers_fails_no_request(
 def test_stopping_a_replica_under_12_callers_is_not_noticed(
     cascade: Compose, references: dict[int, str]
 ) -> None:
-    cascade.up(generator=2)
+    cascade.up({"generator": 2})
     leaving, staying = cascade.containers("generator")
     with cascade.callers("--seeds", SEEDS) as callers:
         wait_until(
@@ -192,7 +183,7 @@ def test_a_decoder_cut_off_is_a_typed_error_in_time_and_comes_back_to_the_same_c
 
 
 def test_prometheus_finds_and_scrapes_every_replica(cascade: Compose) -> None:
-    cascade.up(generator=2)
+    cascade.up({"generator": 2})
     cascade.must("--profile", "watch", "up", "--detach", "--no-recreate", "prometheus")
 
     def ask(path: str) -> Any:
@@ -204,7 +195,7 @@ def test_prometheus_finds_and_scrapes_every_replica(cascade: Compose) -> None:
 
     def up() -> list[str]:
         targets = ask("targets")["activeTargets"]
-        return sorted(each["labels"]["role"] for each in targets if each["health"] == "up")
+        return sorted(each["labels"]["service"] for each in targets if each["health"] == "up")
 
     wanted = ["decoder", "generator", "generator", "text-encoder"]
     wait_until(lambda: up() == wanted, f"targets {wanted}", seconds=90)
@@ -217,26 +208,26 @@ def test_prometheus_finds_and_scrapes_every_replica(cascade: Compose) -> None:
 def test_down_and_up_again_with_published_ports_paints_the_same_picture(
     cascade: Compose, painted: bytes, tmp_path: Path
 ) -> None:
-    cascade.must("--profile", "watch", "down")
+    cascade.down()
     assert not any(cascade.containers(role) for role in ROLES)
-    began = time.monotonic()
-    cascade.up(files=["deploy/docker-compose.publish.yml"])
-    print(f"three stages healthy after {time.monotonic() - began:.1f} s")
-    assert all(health(each) == "healthy" for role in ROLES for each in cascade.containers(role))
     path = tmp_path / "published.png"
     addresses = [
         part for i, role in enumerate(ROLES) for part in (f"--{role}", f"127.0.0.1:{50051 + i}")
     ]
-    done = carrara(*PAINT, "--output", str(path), *addresses, timeout=120)
+    with Compose(tmp_path, overrides=["publish"]) as published:
+        began = time.monotonic()
+        published.up()
+        print(f"three stages healthy after {time.monotonic() - began:.1f} s")
+        done = carrara(*PAINT, "--output", str(path), *addresses, timeout=120)
     assert done.returncode == 0, done.stderr
     assert pixels(path) == painted
 
 
-def test_the_gpu_override_gives_each_stage_a_gpu_of_its_own(cascade: Compose) -> None:
+def test_the_gpu_override_gives_each_stage_a_gpu_of_its_own(tmp_path: Path) -> None:
     import yaml
 
-    text = cascade.must("config", files=["deploy/docker-compose.gpu.yml"])
-    services = yaml.safe_load(text)["services"]
+    with Compose(tmp_path, overrides=["gpu"]) as compose:
+        services = yaml.safe_load(compose.must("config"))["services"]
     devices = []
     for role in ROLES:
         [device] = services[role]["deploy"]["resources"]["reservations"]["devices"]
@@ -246,4 +237,3 @@ def test_the_gpu_override_gives_each_stage_a_gpu_of_its_own(cascade: Compose) ->
         assert services[role]["build"]["args"]["TORCH_INDEX_URL"].endswith("cu130")
         assert services[role]["build"]["target"] == role
     assert len(set(devices)) == 3
-    assert (ROOT / "docker-compose.yml").exists()
