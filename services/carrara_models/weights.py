@@ -113,8 +113,9 @@ def stored_tensors(file: Path) -> list[StoredTensor]:
                 raise ValueError(f"{tensor.name} reaches beyond the end of the file")
             if 8 * (tensor.end - tensor.start) != bits:
                 raise ValueError(f"{tensor.name} has another size than its shape says")
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
     except (
-        OSError,
         ValueError,
         KeyError,
         TypeError,

@@ -20,6 +20,7 @@ from carrara_models.errors import CheckpointError
 from carrara_models.families import load_part
 from carrara_models.parts import Texts
 from carrara_models.pruning import prune
+from carrara_models.weights import stored_tensors
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -262,3 +263,20 @@ def test_a_hub_id_that_cannot_be_had_is_an_error_with_the_embedded_names(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
     with pytest.raises(CheckpointError, match=r"owner/absent.*embedded.*no owner/absent here"):
         resolve("owner/absent")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_broken(
+    sd1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors writes files that only their owner may read."""
+    refused = sd1 / "vae" / "diffusion_pytorch_model.safetensors"
+    opened = Path.open
+
+    def deny(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == refused:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", deny)
+    with pytest.raises(CheckpointError, match=r"safetensors cannot be read: Permission denied"):
+        stored_tensors(refused)
