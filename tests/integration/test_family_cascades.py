@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from carrara import AsyncCascade, Cascade, ContractError
 from carrara.cli import run
@@ -257,3 +260,33 @@ async def refused(call: Any) -> Refusal:
 def name_last_address(manifest: Path, address: str) -> None:
     before, after = manifest.read_text().rsplit("# address", 1)
     manifest.write_text(f'{before}address = "{address}"\n#{after}')
+
+
+@pytest.mark.slow
+def test_up_runs_a_manifest_and_the_command_line_paints_with_its_stages(
+    kandinsky: Path, tmp_path: Path
+) -> None:
+    """Two generators and two checkpoints; the command finds them in its environment."""
+    case = CASES["kandinsky"]
+    settings = dict(case.settings["negative"])
+    output = tmp_path / "out.png"
+    paint = ["generate", str(settings.pop("prompt")), "--output", str(output)]
+    for name, value in settings.items():
+        if name in ("seed", "negative_prompt", "height", "width", "guidance_scale"):
+            paint += [f"--{name.replace('_', '-')}", str(value)]
+        else:
+            paint += ["--set", f"{name}={value}"]
+    carrara = [sys.executable, "-c", "from carrara.cli import main; main()"]
+    command = [*carrara, "up", "--cascade", str(kandinsky), "--num-threads", "1"]
+    ended = subprocess.run(
+        [*command, "--", *carrara, *paint], capture_output=True, text=True, timeout=240
+    )
+    assert ended.returncode == 0, ended.stderr
+    for stage in ("text-encoder", "prior", "generator", "decoder"):
+        assert stage in ended.stderr, "a bar for each stage"
+    with Image.open(output) as picture:
+        assert picture.text["scheduler"]  # type: ignore[attr-defined]
+        assert "prior_guidance_scale" in picture.text  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(
+            np.asarray(picture), case.oracle(case.folders, case.settings["negative"])
+        )
