@@ -18,7 +18,11 @@ from carrara_models.training.curriculum import Curriculum
 from carrara_models.training.export import DefaultSettings, export_checkpoint
 from carrara_models.training.generator import GeneratorObjective, GeneratorShape, train_generator
 from carrara_models.training.loop import LoopSettings, Pace
-from carrara_models.training.text_encoder import TextEncoderShape, train_text_encoder
+from carrara_models.training.text_encoder import (
+    TextEncoderShape,
+    TextModelKind,
+    train_text_encoder,
+)
 
 app = typer.Typer(help="Train the parts of a text-to-image model, one by one.")
 
@@ -72,6 +76,9 @@ def text_encoder(
     learning_rate: LearningRate = 1e-3,
     max_objects: MaxObjects = 2,
     language: Languages = ["en"],  # noqa: B006
+    kind: Annotated[
+        TextModelKind, typer.Option(help="Stable Diffusion's text model, or Imagen's.")
+    ] = "clip",
     layers: Annotated[int, typer.Option(min=1)] = TextEncoderShape.layers,
     label_smoothing: Annotated[float, typer.Option(min=0, max=1)] = 0.0,
     init: Annotated[
@@ -91,8 +98,10 @@ def text_encoder(
     save_every: SaveEvery = 500,
     sample_every: SampleEvery = 250,
 ) -> None:
-    """Train a CLIP text model to read captions."""
+    """Train a text model to read captions."""
     _check_init(init, resume=resume)
+    if init is not None and kind != "clip":
+        raise typer.BadParameter("only clip begins with an earlier run", param_hint="--init")
     torch.set_num_threads(num_threads)
     train_text_encoder(
         output,
@@ -108,6 +117,7 @@ def text_encoder(
         ),
         pace=Pace(device, workers, log_every, save_every, sample_every, stop_at),
         shape=TextEncoderShape(layers=layers),
+        kind=kind,
         curriculum=_curriculum(max_objects, language),
         label_smoothing=label_smoothing,
         init=init,

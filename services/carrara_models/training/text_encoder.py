@@ -1,4 +1,4 @@
-"""Trains a CLIP text model to read captions: its states must tell every attribute of the scene.
+"""Trains a text model, CLIP's or T5, to read captions: its states must tell the whole scene.
 
 An attention read-out, thrown away afterwards, does the telling.
 """
@@ -6,13 +6,20 @@ An attention read-out, thrown away afterwards, does the telling.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from carrara_models.drawn_world.captions import write_caption
 from carrara_models.drawn_world.scenes import (
@@ -28,7 +35,10 @@ from carrara_models.drawn_world.scenes import (
 from carrara_models.evaluation.attributes import CaptionKind, held_out_captions
 from carrara_models.training.curriculum import PLAIN_CURRICULUM, Curriculum
 from carrara_models.training.loop import Batch, LoopSettings, Pace, run_loop
+from carrara_models.training.t5 import build_t5, build_t5_tokenizer
 from carrara_models.training.tokenizer import MAX_TOKENS, build_caption_tokenizer
+
+TextModelKind = Literal["clip", "t5"]
 
 # What is read from a caption. "first" is the object of a pair to the left or above, whichever the
 # wording names first: the encoder, not the generator, has to work that out.
@@ -83,14 +93,14 @@ class AttributeReadout(nn.Module):
 class ReadingTextEncoder(nn.Module):
     """What is trained: the text model and its read-out."""
 
-    def __init__(self, text_encoder: CLIPTextModel) -> None:
+    def __init__(self, text_encoder: CLIPTextModel | T5EncoderModel) -> None:
         super().__init__()
         self.text_encoder = text_encoder
         self.readout = AttributeReadout(text_encoder.config.hidden_size)
 
-    def forward(self, input_ids: Tensor) -> list[Tensor]:
-        """Scores [B, values] of each attribute, from token ids [B, L]."""
-        return self.readout(self.text_encoder(input_ids).last_hidden_state)
+    def forward(self, **tokens: Tensor) -> list[Tensor]:
+        """Scores [B, values] of each attribute, from what `tokenize` makes."""
+        return self.readout(self.text_encoder(**tokens).last_hidden_state)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, shape: TextEncoderShape) -> CLIPTextModel:
@@ -113,6 +123,11 @@ def build_text_encoder(tokenizer: CLIPTokenizer, shape: TextEncoderShape) -> CLI
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """Token ids [B, MAX_TOKENS], padded and cut as `StableDiffusionPipeline` does."""
+    return tokens_for(tokenizer, captions)["input_ids"]
+
+
+def tokens_for(tokenizer: Any, captions: list[str]) -> dict[str, Tensor]:
+    """What a text model is given as its pipeline gives it: T5 the mask of real tokens too."""
     encoded = tokenizer(
         captions,
         padding="max_length",
@@ -120,7 +135,10 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
         truncation=True,
         return_tensors="pt",
     )
-    return encoded.input_ids
+    names = ["input_ids"]
+    if isinstance(tokenizer, T5Tokenizer):
+        names.append("attention_mask")
+    return {name: encoded[name] for name in names}
 
 
 def attribute_targets(scene: Scene) -> list[int]:
@@ -142,6 +160,7 @@ def train_text_encoder(
     settings: LoopSettings,
     pace: Pace,
     shape: TextEncoderShape,
+    kind: TextModelKind = "clip",
     curriculum: Curriculum = PLAIN_CURRICULUM,
     omit: float = 0.1,
     label_smoothing: float = 0.0,
@@ -155,17 +174,24 @@ def train_text_encoder(
         settings: The recipe.
         pace: Reports, device and workers.
         shape: The size of the text model.
+        kind: Stable Diffusion's text model, or Imagen's.
         curriculum: What the captions tell, and in which languages.
         omit: How often a caption leaves out one thing; then the read-out learns to guess evenly.
         label_smoothing: Share of each target that is spread over all values: without it, ever more
             of what is read rests on which shapes and colours come together, and held-out pairs
             suffer.
-        init: The folder of an earlier run of the same width, to begin with its averaged weights.
+        init: The folder of an earlier run of the same width, to begin with its averaged weights;
+            for CLIP's.
         resume: Goes on from the snapshot in `folder`.
     """
-    tokenizer = build_caption_tokenizer(curriculum.languages)
     torch.manual_seed(settings.seed)
-    network = ReadingTextEncoder(build_text_encoder(tokenizer, shape))
+    if kind == "t5":
+        tokenizer = build_t5_tokenizer(curriculum.languages)
+        model = build_t5(tokenizer, width=shape.width, layers=shape.layers, heads=shape.heads)
+    else:
+        tokenizer = build_caption_tokenizer(curriculum.languages)
+        model = build_text_encoder(tokenizer, shape)
+    network = ReadingTextEncoder(model)
     if init is not None:
         take_over(network, tokenizer, init)
 
@@ -180,10 +206,10 @@ def train_text_encoder(
             for scene in scenes
         ]
         targets = torch.tensor([attribute_targets(scene) for scene in scenes])
-        return {"input_ids": tokenize(tokenizer, captions), "targets": targets}
+        return {**tokens_for(tokenizer, captions), "targets": targets}
 
     def loss_of(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = network(batch["input_ids"])
+        logits = network(**{name: batch[name] for name in batch if name != "targets"})
         losses = [
             F.cross_entropy(
                 scores.float(), batch["targets"][:, index], label_smoothing=label_smoothing
@@ -242,7 +268,7 @@ def take_over(network: ReadingTextEncoder, tokenizer: CLIPTokenizer, folder: Pat
 
 def read_accuracy(
     network: ReadingTextEncoder,
-    tokenizer: CLIPTokenizer,
+    tokenizer: Any,
     *,
     device: str,
     kind: CaptionKind,
@@ -250,7 +276,7 @@ def read_accuracy(
 ) -> float:
     """The share of held-out captions of which everything is read right, in [0, 1]."""
     scenes, texts = held_out_captions(captions, seed=1, kind=kind)
-    input_ids = tokenize(tokenizer, texts)
-    read = torch.stack([scores.argmax(-1) for scores in network(input_ids.to(device))], dim=1)
+    tokens = {name: value.to(device) for name, value in tokens_for(tokenizer, texts).items()}
+    read = torch.stack([scores.argmax(-1) for scores in network(**tokens)], dim=1)
     right = read.cpu() == torch.tensor([attribute_targets(scene) for scene in scenes])
     return right.all(dim=1).float().mean().item()
