@@ -100,17 +100,21 @@ class AsyncCascade:
             raise
 
     @classmethod
-    async def embedded(cls, *checkpoints: str | PathLike[str]) -> Self:
+    async def embedded(
+        cls, *checkpoints: str | PathLike[str], checkpoint: str | PathLike[str] | None = None
+    ) -> Self:
         """Runs all stages of a checkpoint, or of several that make one cascade, in this process.
 
         Args:
             checkpoints: Names of such as ship with Carrara, or folders, in the order of the image's
                 way; none for the default.
+            checkpoint: A single one, by its keyword.
 
         Raises:
             MissingExtraError: The services are not installed.
         """
-        names = [fspath(checkpoint) for checkpoint in checkpoints]
+        single = () if checkpoint is None else (checkpoint,)
+        names = [fspath(each) for each in (*checkpoints, *single)]
         running = await asyncio.to_thread(start_embedded, checkpoints=names)
         return await cls._beside(
             running,

@@ -48,9 +48,11 @@ class Cascade:
         )
 
     @classmethod
-    def embedded(cls, *checkpoints: str | PathLike[str]) -> Self:
+    def embedded(
+        cls, *checkpoints: str | PathLike[str], checkpoint: str | PathLike[str] | None = None
+    ) -> Self:
         """Runs all stages of a checkpoint in this process; as `AsyncCascade.embedded`."""
-        return cls._opened(AsyncCascade.embedded(*checkpoints))
+        return cls._opened(AsyncCascade.embedded(*checkpoints, checkpoint=checkpoint))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:

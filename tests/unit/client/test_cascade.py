@@ -7,13 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import toy_stages
 from toy_stages import ToyCascade
 
 from carrara import AsyncCascade, Cascade, CascadeClosedError, Finished, Progress
-from carrara.exceptions import InvalidArgumentError
+from carrara.exceptions import InvalidArgumentError, MissingExtraError
 
 
 @pytest.fixture
@@ -149,3 +150,27 @@ def wait_until(condition: object, *, seconds: float = 5) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() - begin < seconds, "it did not happen"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("named", "started"),
+    [
+        ({}, []),
+        ({"checkpoint": "one"}, ["one"]),
+        ({"positional": ("one", Path("two"))}, ["one", "two"]),
+    ],
+)
+def test_checkpoints_are_named_one_by_one_or_by_keyword(
+    monkeypatch: pytest.MonkeyPatch, named: dict[str, object], started: list[str]
+) -> None:
+    asked: list[list[str]] = []
+
+    def start(*, checkpoints: list[str]) -> None:
+        asked.append(checkpoints)
+        raise MissingExtraError("nothing runs here")
+
+    monkeypatch.setattr("carrara.aio.start_embedded", start)
+    positional = named.pop("positional", ())
+    with pytest.raises(MissingExtraError):
+        Cascade.embedded(*positional, **named)  # type: ignore[arg-type, misc]
+    assert asked == [started]
