@@ -27,7 +27,7 @@ from carrara.arguments import (
 )
 from carrara.chain import Chain, Step, held_to, link
 from carrara.connections import Request, Stage
-from carrara.exceptions import CascadeClosedError, InternalStageError
+from carrara.exceptions import CascadeClosedError, InternalStageError, InvalidArgumentError
 from carrara.manifest import read_manifest
 from carrara.outcomes import Outcome
 from carrara.prompts import Prompt, check, read, refusal
@@ -148,7 +148,11 @@ class AsyncCascade:
         }
         addresses: dict[str, list[str]] = {role: [] for role in started}
         for stage in manifest.stages:
-            address = stage.address or next(started[stage.role])
+            address = stage.address or next(started[stage.role], None)
+            if address is None:
+                if running is not None:
+                    await asyncio.to_thread(running.close)
+                raise InvalidArgumentError(f"{fspath(path)}: {stage.stage} is no {stage.role}")
             addresses[stage.role].append(address)
         cascade = await cls._beside(
             running,
@@ -219,7 +223,9 @@ class AsyncCascade:
         """
         if self._closed:
             raise CascadeClosedError("the cascade has been closed")
-        timeout_seconds = settings.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
+        timeout_seconds = settings.get("timeout_seconds")
+        if timeout_seconds is None:
+            timeout_seconds = DEFAULT_TIMEOUT_SECONDS
         if not 0 < timeout_seconds < math.inf:
             raise refusal("timeout_seconds", timeout_seconds, "more than 0, and finite")
         wanted = read(prompt, settings)

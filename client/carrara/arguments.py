@@ -64,7 +64,7 @@ class GenerateArguments(TypedDict, total=False):
 
     num_images: int | None
     seed: int | Sequence[int] | None
-    timeout_seconds: float
+    timeout_seconds: float | None
 
     num_inference_steps: int | None
     guidance_scale: float | None

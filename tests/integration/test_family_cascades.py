@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from carrara import AsyncCascade, Cascade, ContractError
+from carrara import AsyncCascade, Cascade, ContractError, InvalidArgumentError
 from carrara.cli import run
 from carrara.manifest import read_manifest
 from carrara.v1 import decoder_pb2, generator_pb2, stage_pb2, text_encoder_pb2
@@ -212,6 +212,16 @@ def test_a_manifest_of_other_weights_is_refused_and_nothing_is_left_running(
     assert own is not None
     kandinsky.write_text(kandinsky.read_text().replace(own, "9" * 64))
     with pytest.raises(ContractError, match=r"9{64}"):
+        Cascade.load(kandinsky)
+
+
+def test_a_stage_that_a_manifest_gives_another_role_is_refused(kandinsky: Path) -> None:
+    text = kandinsky.read_text()
+    assert 'role = "generator"\nstage = "prior"' in text
+    kandinsky.write_text(
+        text.replace('role = "generator"\nstage = "prior"', 'role = "decoder"\nstage = "prior"')
+    )
+    with pytest.raises((InvalidArgumentError, ContractError), match=r"decoder|prior"):
         Cascade.load(kandinsky)
 
 

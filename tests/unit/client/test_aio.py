@@ -598,3 +598,9 @@ async def test_an_unused_negative_prompt_is_told_with_the_scale_that_leaves_it_s
     (warning,) = result.warnings
     assert warning.code == "NEGATIVE_PROMPT_UNUSED"
     assert warning.message.endswith("guidance is off at a true_cfg_scale of 1")
+
+
+async def test_a_setting_of_none_is_one_that_was_not_given(cascade: AsyncCascade) -> None:
+    nothing = dict.fromkeys(("timeout_seconds", "seed", "num_images", "eta", "prompt_2"))
+    result = await cascade.generate("a circle", **nothing)  # type: ignore[arg-type]
+    assert result.num_inference_steps == 3
