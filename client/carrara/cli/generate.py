@@ -140,7 +140,6 @@ def report(result: GenerationResult, *, paths: Iterable[Path]) -> dict[str, Any]
         "num_inference_steps": result.num_inference_steps,
         "guidance_scale": result.guidance_scale,
         "scheduler": result.scheduler,
-        "settings": dict(result.settings),
         "numerics": result.numerics,
         "stages": [
             {

@@ -29,7 +29,6 @@ REPORT_KEYS = {
     "num_inference_steps",
     "guidance_scale",
     "scheduler",
-    "settings",
     "numerics",
     "stages",
     "total_ms",
@@ -109,13 +108,6 @@ def test_json_is_one_object_with_exactly_these_keys(
         "num_inference_steps": 3,
         "guidance_scale": 5.0,
         "scheduler": "ddim",
-        "settings": {
-            "num_inference_steps": 3,
-            "guidance_scale": 5.0,
-            "scheduler": "ddim",
-            "height": 16,
-            "width": 16,
-        },
         "numerics": "exact",
         "stages": [
             {
