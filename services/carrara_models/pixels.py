@@ -15,8 +15,20 @@ def to_uint8(pixels: torch.Tensor) -> np.ndarray:
     Returns:
         uint8 [H, W, 3].
     """
-    image = (pixels * 0.5 + 0.5).clamp(0, 1)[0].permute(1, 2, 0).cpu().float().numpy()
-    return (image * 255).round().astype(np.uint8)
+    return batch_to_uint8(pixels)[0]
+
+
+def batch_to_uint8(pixels: torch.Tensor) -> np.ndarray:
+    """Rounds images to bytes.
+
+    Args:
+        pixels: [B, 3, H, W] in [-1, 1].
+
+    Returns:
+        uint8 [B, H, W, 3].
+    """
+    images = (pixels * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().float().numpy()
+    return (images * 255).round().astype(np.uint8)
 
 
 def handed_on(pixels: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,20 @@
-"""Paints captions with diffusers' own pipeline, in batches, one random generator per picture."""
+"""Pictures for trainers: painted with diffusers' own pipeline, or through an autoencoder and back.
+
+In batches, one random generator per picture. `carrara evaluate` paints through the SDK instead.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
+
+from carrara_models.pixels import batch_to_uint8 as to_uint8
+
+__all__ = ["PaintSettings", "paint", "round_trip", "to_uint8"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,3 @@ def round_trip(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
         vae.decode(vae.encode(batch).latent_dist.mode()).sample for batch in pictures.split(16)
     ]
     return torch.cat(rebuilt).clamp(-1, 1)
-
-
-def to_uint8(pictures: Tensor) -> NDArray[Any]:
-    """Pictures [N, 3, H, W] in [-1, 1] as uint8 [N, H, W, 3]."""
-    pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte()
-    return pixels.permute(0, 2, 3, 1).cpu().numpy()
