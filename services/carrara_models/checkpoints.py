@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from carrara_models.cascade_folders import CASCADE, CascadeStage, read_cascade
 from carrara_models.embedded import embedded_folder, embedded_names
 from carrara_models.errors import CheckpointError
 from carrara_models.families import FAMILIES, Family, PartPlan, argument_prefix
@@ -31,6 +32,7 @@ class Defaults:
     height: int | None = None
     width: int | None = None
     noise_level: int | None = None
+    clean_caption: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Checkpoint:
         index: Components that `model_index.json` names, with the class of each.
         options: What else `model_index.json` says: the pipeline's own settings.
         fingerprints: Of every component that is known: computed where the weights are here, else as
-            recorded in `carrara.json`.
+            recorded in `carrara.json`. In a cascade folder, of its siblings' components too.
         variant: Which weight files are read, such as "fp16"; None for the plain ones.
     """
 
@@ -88,8 +90,12 @@ class Checkpoint:
 
     @property
     def conditioning_space(self) -> str:
-        """Fingerprint of the text encoder, or of several together; "" where one is unknown."""
+        """Fingerprint of the text encoder, or of several together; "" where one is unknown.
+
+        Where the index leaves it out, it is the one that a sibling brings.
+        """
         names = [name for name in self.index if name.startswith("text_encoder")]
+        names = names or [name for name in self.fingerprints if name.startswith("text_encoder")]
         known = {name: self.space(name) for name in sorted(names)}
         if not all(known.values()):
             return ""
@@ -102,7 +108,7 @@ def resolve(
     components: Iterable[str] | None = None,
     variant: str | None = None,
 ) -> Path:
-    """Finds a checkpoint's folder; downloads it if it is a hub id.
+    """Finds the folder of a checkpoint or a cascade; downloads it if it is a hub id.
 
     Args:
         name_or_folder: A folder, the name of an embedded checkpoint, or a hub id (`owner/name`).
@@ -132,6 +138,8 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Opens a checkpoint for one part and checks, before anything is loaded, that all is there.
 
+    Of a cascade folder, the checkpoint that has the stage.
+
     Args:
         stage: Name of the part in its family: "text-encoder", "generator", "decoder", or one that
             only some families have, such as "prior".
@@ -140,7 +148,13 @@ def open_checkpoint(
         CheckpointError: It cannot be found, is of an unknown family, lacks what the part needs, or
             holds a broken file; the message names the file and says what to do.
     """
-    path = resolve(name_or_folder, components=_needed_components(stage), variant=variant)
+    found = resolve(name_or_folder, components=_needed_components(stage), variant=variant)
+    cascade = read_cascade(found)
+    if cascade and stage not in cascade:
+        raise CheckpointError(
+            f"{found} is a cascade without a stage {stage!r}; it has {', '.join(cascade)}."
+        )
+    path = cascade[stage].folder if cascade else found
     pipeline_class, index, options = read_index(path)
     family = family_of(pipeline_class, path)
     if stage not in family.parts:
@@ -150,7 +164,7 @@ def open_checkpoint(
         )
     _check_part(path, index, family, stage, variant)
     manifest = read_manifest(path)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         name=str(name_or_folder),
         path=path,
         stage=stage,
@@ -159,21 +173,57 @@ def open_checkpoint(
         index=index,
         options=options,
         defaults=_defaults(manifest, path, family=family, stage=stage),
-        fingerprints=known_fingerprints(path, index=index, family=family, variant=variant),
+        fingerprints=_of_siblings(cascade, path, variant=variant)
+        | known_fingerprints(path, index=index, family=family, variant=variant),
         variant=variant,
     )
+    wanted = cascade[stage].fingerprint if cascade else None
+    if wanted not in (None, checkpoint.fingerprint):
+        raise CheckpointError(
+            f"{path}: the {stage} has the fingerprint {checkpoint.fingerprint}; "
+            f"{found / CASCADE} was written for {wanted}."
+        )
+    return checkpoint
 
 
 def stages_of(name_or_folder: str | Path) -> dict[str, PartPlan]:
     """Tells which stages serve a checkpoint, from its `model_index.json` alone.
 
     Stages whose components the index leaves out, as `null`, are not among them: a checkpoint may
-    rely on another one's text encoder.
+    rely on another one's text encoder. Of a cascade folder, those that its `cascade.toml` names.
 
     Raises:
-        CheckpointError: It cannot be found, or is of an unknown family.
+        CheckpointError: It cannot be found, is of an unknown family, or a cascade names a stage
+            that its checkpoint does not have.
     """
     path = resolve(name_or_folder, components=())
+    cascade = read_cascade(path)
+    if not cascade:
+        return _stages_in(path)
+    stages = {}
+    for name, stage in cascade.items():
+        there = _stages_in(stage.folder)
+        if name not in there or there[name].role != stage.role:
+            have = ", ".join(f"the {plan.role} {each!r}" for each, plan in there.items())
+            raise CheckpointError(
+                f"{path / CASCADE} names the {stage.role} {name!r} of {stage.folder}, which has "
+                f"{have or 'no stage'}."
+            )
+        stages[name] = there[name]
+    return stages
+
+
+def stage_of_role(name_or_folder: str | Path, role: str) -> str:
+    """The stage that a role stands for: the one that is called so, else the only one of the role.
+
+    Raises:
+        CheckpointError: As `stages_of`.
+    """
+    stages = [stage for stage, plan in stages_of(name_or_folder).items() if plan.role == role]
+    return stages[0] if len(stages) == 1 else role
+
+
+def _stages_in(path: Path) -> dict[str, PartPlan]:
     pipeline_class, index, _ = read_index(path)
     return {
         stage: plan
@@ -273,6 +323,21 @@ def known_fingerprints(
     return recorded | computed
 
 
+def _of_siblings(
+    cascade: Mapping[str, CascadeStage], path: Path, *, variant: str | None
+) -> dict[str, str]:
+    """Fingerprints of what the other checkpoints of a cascade folder hold.
+
+    By them a stage knows its neighbours, as it does inside a checkpoint.
+    """
+    known: dict[str, str] = {}
+    for folder in {stage.folder for stage in cascade.values()} - {path}:
+        pipeline_class, index, _ = read_index(folder)
+        family = family_of(pipeline_class, folder)
+        known |= known_fingerprints(folder, index=index, family=family, variant=variant)
+    return known
+
+
 def load_component(checkpoint: Checkpoint, component: str, *, loader: Any, **options: Any) -> Any:
     """Loads one component's weights with diffusers or transformers, in inference mode.
 
@@ -364,6 +429,7 @@ def _defaults(manifest: Mapping[str, Any], path: Path, *, family: Family, stage:
         "height": (int,),
         "width": (int,),
         "noise_level": (int,),
+        "clean_caption": (bool,),
     }
     prefixes = {name: argument_prefix(name) for name in family.parts}
     chosen = {}
@@ -376,7 +442,7 @@ def _defaults(manifest: Mapping[str, Any], path: Path, *, family: Family, stage:
         name = written.removeprefix(prefixes.get(owner, ""))
         if name not in kinds:
             raise CheckpointError(f"{path / MANIFEST}: unknown default {written!r}.")
-        if isinstance(value, bool) or not isinstance(value, kinds[name]):
+        if type(value) not in kinds[name]:  # True is an int too
             raise CheckpointError(f"{path / MANIFEST}: defaults.{written} cannot be {value!r}.")
         if prefixes.get(owner, "") == prefixes[stage]:
             chosen[name] = value

@@ -31,6 +31,8 @@ SCHEDULE = {
     "thresholding": True,
     "variance_type": "learned_range",
 }
+ABSENT = (None, None)
+TEXTS = ("prompt", "negative_prompt", "clean_caption")
 UNET = {
     "layers_per_block": 1,
     "block_out_channels": (16, 32),
@@ -58,8 +60,9 @@ def write_base(folder: Path) -> None:
     _write_index(folder, "IFPipeline")
 
 
-def write_super_resolution(folder: Path) -> None:
-    _write_text_encoder(folder)
+def write_super_resolution(folder: Path, *, has_text_encoder: bool = True) -> None:
+    if has_text_encoder:
+        _write_text_encoder(folder)
     UNet2DConditionModel(
         sample_size=32, in_channels=6, class_embed_type="timestep", **UNET
     ).save_pretrained(folder / "unet")
@@ -69,6 +72,7 @@ def write_super_resolution(folder: Path) -> None:
         folder,
         "IFSuperResolutionPipeline",
         image_noising_scheduler=["diffusers", "DDPMScheduler"],
+        **({} if has_text_encoder else {"tokenizer": ABSENT, "text_encoder": ABSENT}),
     )
 
 
@@ -80,7 +84,7 @@ def _write_text_encoder(folder: Path) -> None:
         write_t5(folder / "text_encoder", tokens=tokens, width=24)
 
 
-def _write_index(folder: Path, class_name: str, **components: Sequence[str]) -> None:
+def _write_index(folder: Path, class_name: str, **components: Sequence[str | None]) -> None:
     write_json(
         folder / "model_index.json",
         {
@@ -98,6 +102,16 @@ def _write_index(folder: Path, class_name: str, **components: Sequence[str]) -> 
     )
 
 
+def load(folder: Path, pipeline_class: Any) -> Any:
+    return pipeline_class.from_pretrained(
+        folder,
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    )
+
+
 def run(
     folder: Path,
     settings: Mapping[str, Any],
@@ -108,13 +122,7 @@ def run(
 ) -> torch.Tensor:
     """What the pipeline hands on as "pt", [1, 3, H, W]."""
     settings = dict(settings)
-    pipeline = pipeline_class.from_pretrained(
-        folder,
-        safety_checker=None,
-        feature_extractor=None,
-        watermarker=None,
-        requires_safety_checker=False,
-    )
+    pipeline = load(folder, pipeline_class)
     if name := settings.pop("scheduler", None):
         pipeline.scheduler = scheduler_of(name, dict(pipeline.scheduler.config))
     pipeline.set_progress_bar_config(disable=True)
@@ -202,13 +210,15 @@ def paint_pixels(
 ) -> torch.Tensor:
     """Base and super-resolution one after the other, one random generator running through both."""
     prefix = "super_res_"
-    texts = {name: value for name, value in settings.items() if "prompt" in name}
+    texts = {name: value for name, value in settings.items() if name in TEXTS}
     base = {name: value for name, value in settings.items() if not name.startswith(prefix)}
     larger = {
         name.removeprefix(prefix): value
         for name, value in settings.items()
         if name.startswith(prefix)
     }
+    if not (folders[1] / "text_encoder").is_dir():
+        texts = encode(folders[0], texts)
     return run(
         folders[1],
         texts | larger,
@@ -216,6 +226,14 @@ def paint_pixels(
         pipeline_class=IFSuperResolutionPipeline,
         image=run(folders[0], base, generator=generator),
     )
+
+
+def encode(folder: Path, texts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What the base's text encoder makes of the texts, for a stage that has none."""
+    # `__call__` cleans by default and `encode_prompt` does not.
+    texts = {"clean_caption": True} | dict(texts)
+    embeds, negative = load(folder, IFPipeline).encode_prompt(**texts)
+    return {"prompt_embeds": embeds, "negative_prompt_embeds": negative}
 
 
 CASE = FamilyCase(

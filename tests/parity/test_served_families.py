@@ -22,6 +22,7 @@ from carrara_models.checkpoints import open_checkpoint, stages_of_all
 from carrara_models.families import STAGE_ROLES
 from carrara_models.pruning import prune
 from families import CASES
+from families.cascade_folders import IN_ONE_FOLDER
 from families.case import FamilyCase
 from integration.processes import starting
 
@@ -44,12 +45,16 @@ class Served:
         return self.case.oracle(self.case.folders, self.case.settings[settings])
 
 
-@pytest.fixture(scope="module", params=CASES)
+def name_of(case: FamilyCase) -> str:
+    return case.name
+
+
+@pytest.fixture(scope="module", params=[*CASES.values(), *IN_ONE_FOLDER.values()], ids=name_of)
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     torch.set_num_threads(1)
-    case = CASES[request.param]
+    case = request.param
     pruned: Path = tmp_path_factory.mktemp("pruned")
     with ExitStack() as stack:
         stages = []

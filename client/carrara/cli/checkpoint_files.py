@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from carrara.exceptions import InvalidArgumentError
+from carrara.manifest import read_manifest
 from carrara.prompts import refusal
 
 DEFAULT_CHECKPOINT = "drawn-latent"
+CASCADE = "cascade.toml"  # of a folder that holds several checkpoints
 
 # Components that no stage loads; what they would have done is not done.
 NOT_LOADED = frozenset(
@@ -34,26 +36,51 @@ _SHOWN_SETTINGS = (
 
 
 def describe_checkpoint(name_or_folder: str) -> dict[str, Any]:
-    """Describes a checkpoint.
+    """Describes a checkpoint, or a cascade folder of several.
 
     Args:
-        name_or_folder: A folder in diffusers layout, or the name of one that ships with Carrara.
+        name_or_folder: A folder, or the name of one that ships with Carrara.
 
     Returns:
         What `carrara info --json` prints: `checkpoint`, `path`, `class_name`, `defaults` and
         `components`, each with `name`, `class_name`, `loaded`, `weight_files`, `bytes`,
-        `fingerprint` and `settings`. A fingerprint is what `carrara.json` records, else None.
+        `fingerprint` and `settings`. A fingerprint is what `carrara.json` records, else None. Of a
+        cascade folder `checkpoint`, `path`, `stages`, each with `role`, `stage`, `path` and
+        `fingerprint`, and `checkpoints`, each as above.
 
     Raises:
         InvalidArgumentError: There is no such checkpoint, or a file of it cannot be read.
     """
     path = _find(name_or_folder)
+    if not (path / CASCADE).is_file() or (path / "model_index.json").is_file():
+        return _checkpoint(path, name=name_or_folder)
+    stages = [
+        {
+            "role": stage.role,
+            "stage": stage.stage,
+            "path": str(path / str(stage.checkpoint)),
+            "fingerprint": stage.fingerprint,
+        }
+        for stage in read_manifest(path / CASCADE).stages
+    ]
+    folders = [Path(folder) for folder in dict.fromkeys(str(stage["path"]) for stage in stages)]
+    return {
+        "checkpoint": name_or_folder,
+        "path": str(path),
+        "stages": stages,
+        "checkpoints": [
+            _checkpoint(folder, name=f"{name_or_folder}/{folder.name}") for folder in folders
+        ],
+    }
+
+
+def _checkpoint(path: Path, *, name: str) -> dict[str, Any]:
     index = _read(path / "model_index.json")
     manifest = _read(path / "carrara.json") if (path / "carrara.json").is_file() else {}
     fingerprints = manifest.get("fingerprints", {})
     class_name = str(index.get("_class_name"))
     return {
-        "checkpoint": name_or_folder,
+        "checkpoint": name,
         "path": str(path),
         "class_name": index.get("_class_name"),
         "defaults": manifest.get("defaults", {}),
@@ -78,7 +105,8 @@ def _find(name_or_folder: str) -> Path:
     shipped = [
         path.parent
         for root in (models.submodule_search_locations or () if models else ())
-        for path in sorted(Path(root, "embedded").glob("*/model_index.json"))
+        for file in ("model_index.json", CASCADE)
+        for path in sorted(Path(root, "embedded").glob(f"*/{file}"))
     ]
     for path in shipped:
         if path.name == name_or_folder:

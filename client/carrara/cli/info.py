@@ -174,6 +174,22 @@ def _stage_table(stage: dict[str, Any]) -> Table:
 
 
 def _checkpoint_tables(described: dict[str, Any]) -> list[Table]:
+    if "checkpoints" in described:
+        stages = Table(
+            "stage",
+            "role",
+            "folder",
+            "fingerprint",
+            title=f"{described['checkpoint']}: a cascade in {described['path']}",
+            title_justify="left",
+        )
+        for stage in described["stages"]:
+            folder = Path(stage["path"]).name
+            stages.add_row(stage["stage"], stage["role"], folder, (stage["fingerprint"] or "")[:12])
+        return [
+            stages,
+            *(table for each in described["checkpoints"] for table in _checkpoint_tables(each)),
+        ]
     table = Table(
         "component",
         "class",

@@ -1,12 +1,18 @@
-"""The small checkpoints that ship with the package, each a folder with a model card."""
+"""The small checkpoints that ship with the package, each a folder with a model card.
+
+One is a folder in diffusers layout, or a cascade folder with several.
+"""
 
 from pathlib import Path
+
+from carrara_models.cascade_folders import CASCADE
 
 
 def embedded_names() -> tuple[str, ...]:
     """The names of the checkpoints that ship with the package, sorted."""
     here = Path(__file__).parent
-    return tuple(sorted(path.parent.name for path in here.glob("*/model_index.json")))
+    files = (path for name in ("model_index.json", CASCADE) for path in here.glob(f"*/{name}"))
+    return tuple(sorted({path.parent.name for path in files}))
 
 
 def embedded_folder(name: str) -> Path:

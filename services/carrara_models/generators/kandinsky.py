@@ -179,8 +179,9 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
             consumes=(
                 Port(
                     Contract(
-                        # The prior whose embeddings these are lies in a repository of its own.
                         kind=Kind.IMAGE_EMBEDS,
+                        # The prior lies in a repository of its own: known in a cascade folder.
+                        space=checkpoint.space("prior"),
                         tensors=(
                             TensorSpec("image_embeds", (1, width)),
                             TensorSpec(NEGATIVE, (1, width), required=False),

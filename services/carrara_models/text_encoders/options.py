@@ -31,10 +31,12 @@ def max_sequence_length_argument(*, default: int, maximum: int) -> Argument:
 
 
 def clean_caption_argument(checkpoint: Checkpoint) -> Argument:
-    """Whether captions are cleaned; the default is that of the pipeline's call."""
-    call = inspect.signature(getattr(diffusers, checkpoint.pipeline_class).__call__).parameters
-    default = int(call["clean_caption"].default)
-    return Argument("clean_caption", minimum=0, maximum=1, default=default, multiple_of=1)
+    """Whether captions are cleaned; by default as `carrara.json` says, else as the pipeline."""
+    default = checkpoint.defaults.clean_caption
+    if default is None:
+        call = inspect.signature(getattr(diffusers, checkpoint.pipeline_class).__call__).parameters
+        default = call["clean_caption"].default
+    return Argument("clean_caption", minimum=0, maximum=1, default=int(default), multiple_of=1)
 
 
 def cleans_caption(texts: Texts, argument: Argument) -> bool:

@@ -22,7 +22,10 @@ Checkpoint = Annotated[
 ]
 StageName = Annotated[
     str | None,
-    typer.Option(help="Name of the stage in its family, such as prior. [CARRARA_STAGE; the role]"),
+    typer.Option(
+        help="Name of the stage in its family, such as prior. [CARRARA_STAGE; the role's, or the "
+        "only one of the role]"
+    ),
 ]
 AlsoAccepts = Annotated[
     list[str] | None,

@@ -22,7 +22,8 @@ class Settings(BaseSettings):
 
     Attributes:
         checkpoint: A folder, the name of an embedded checkpoint, or a hub id.
-        stage: Name of the part in the checkpoint's family; None is the one called as the role is.
+        stage: Name of the part in the checkpoint's family; None is the one called as the role is,
+            else the only one of the role.
         also_accepts: Spaces of neighbours that are let through although they are not this
             checkpoint's own; fingerprints as `carrara info` shows them.
         bind: HOST:PORT or unix:PATH; port 0 takes a free one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 
 from carrara.v1 import text_encoder_pb2, text_encoder_pb2_grpc
-from carrara_models.checkpoints import open_checkpoint
+from carrara_models.checkpoints import open_checkpoint, stage_of_role
 from carrara_services.serving import limits
 from carrara_services.serving.app import Stage
 from carrara_services.serving.command_line import run_stage
@@ -15,7 +15,8 @@ from carrara_services.text_encoder import ROLE
 
 def open_stage(settings: Settings) -> Stage:
     """Loads the text encoder and puts its engine behind its servicer."""
-    checkpoint = open_checkpoint(settings.checkpoint, stage=settings.stage or ROLE)
+    stage = settings.stage or stage_of_role(settings.checkpoint, ROLE)
+    checkpoint = open_checkpoint(settings.checkpoint, stage=stage)
     # Here, not above: torch takes seconds, and what is wrong with a flag is told without it.
     from carrara_services import torch_runtime
     from carrara_services.text_encoder.engine import TextEncoderEngine
