@@ -1,23 +1,81 @@
-"""Puts trained parts together as one checkpoint that `StableDiffusionPipeline` loads."""
+"""Puts trained parts together as checkpoints that diffusers' pipelines load, and Carrara serves.
+
+Three layouts: Stable Diffusion's in one folder; DeepFloyd IF's and Kandinsky 2.2's in two each.
+"""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
+    IFPipeline,
+    IFSuperResolutionPipeline,
+    KandinskyV22Pipeline,
+    KandinskyV22PriorPipeline,
+    PriorTransformer,
     StableDiffusionPipeline,
+    UnCLIPScheduler,
     UNet2DConditionModel,
+    VQModel,
 )
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from carrara_models.cascade_folders import CascadeStage, write_cascade
+from carrara_models.checkpoints import MANIFEST, MANIFEST_FORMAT, open_checkpoint, stages_of
+from carrara_models.denoising.schedulers import SCHEDULERS
+
+SUPER_RESOLUTION_PREFIX = "super_res_"
 
 
 @dataclass(frozen=True)
 class DefaultSettings:
     """What a checkpoint is painted with when a request does not say."""
 
+    num_inference_steps: int = 20
+    guidance_scale: float = 2.5
+    height: int = 64
+    width: int = 64
+
+
+@dataclass(frozen=True)
+class PixelDefaults:
+    """What a pixel cascade is painted with when a request does not say; sizes are the UNets'.
+
+    Attributes:
+        clean_caption: Whether captions are cleaned as DeepFloyd's were, which takes Chinese out.
+    """
+
+    num_inference_steps: int = 20
+    guidance_scale: float = 2.5
+    clean_caption: bool = False
+    super_res_num_inference_steps: int = 10
+    super_res_guidance_scale: float = 1.0
+    super_res_noise_level: int = 50
+
+
+@dataclass(frozen=True)
+class UnclipDefaults:
+    """What a prior and its decoder are painted with when a request does not say."""
+
+    prior_num_inference_steps: int = 10
+    prior_guidance_scale: float = 2.0
     num_inference_steps: int = 20
     guidance_scale: float = 2.5
     height: int = 64
@@ -69,11 +127,136 @@ def export_checkpoint(
         unet=UNet2DConditionModel.from_pretrained(generator_folder / "unet"),
         scheduler=DPMSolverMultistepScheduler.from_pretrained(generator_folder / "scheduler"),
     )
+    _save(pipeline, output, defaults=asdict(defaults))
+
+
+def export_pixel_cascade(
+    output: Path,
+    *,
+    text_encoder_folder: Path,
+    base_folder: Path,
+    super_resolution_folder: Path,
+    defaults: PixelDefaults,
+    scheduler: str = "dpm++2m",
+) -> None:
+    """Writes a cascade folder in DeepFloyd IF's layout: `base/` and `super-resolution/`.
+
+    The text encoder lies in the base alone.
+
+    Args:
+        output: Created; files of the same names are replaced.
+        text_encoder_folder: Holds `tokenizer/` and `text_encoder/`, a T5's.
+        base_folder: Holds `unet/` and `scheduler/`.
+        super_resolution_folder: Holds `unet/`, `scheduler/` and `image_noising_scheduler/`.
+        defaults: Written to each folder's `carrara.json`.
+        scheduler: Name of the sampler that both ship with: "ddpm" as they were trained, or another
+            one of `SCHEDULERS`, made from that.
+    """
+    without: dict[str, Any] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "watermarker": None,
+        "requires_safety_checker": False,
+    }
+    base = IFPipeline(
+        tokenizer=T5Tokenizer.from_pretrained(text_encoder_folder / "tokenizer"),
+        text_encoder=T5EncoderModel.from_pretrained(text_encoder_folder / "text_encoder"),
+        unet=UNet2DConditionModel.from_pretrained(base_folder / "unet"),
+        scheduler=_pixel_sampler(scheduler, base_folder / "scheduler"),
+        **without,
+    )
+    super_resolution = IFSuperResolutionPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        unet=UNet2DConditionModel.from_pretrained(super_resolution_folder / "unet"),
+        scheduler=_pixel_sampler(scheduler, super_resolution_folder / "scheduler"),
+        image_noising_scheduler=DDPMScheduler.from_pretrained(
+            super_resolution_folder / "image_noising_scheduler"
+        ),
+        **without,
+    )
+    larger = {
+        name: value
+        for name, value in asdict(defaults).items()
+        if name.startswith(SUPER_RESOLUTION_PREFIX)
+    }
+    smaller = {name: value for name, value in asdict(defaults).items() if name not in larger}
+    _save(base, output / "base", defaults=smaller)
+    _save(super_resolution, output / "super-resolution", defaults=larger)
+    _save_cascade(output, ["base", "super-resolution"])
+
+
+def export_unclip_cascade(
+    output: Path,
+    *,
+    clip_folder: Path,
+    prior_folder: Path,
+    image_unet_folder: Path,
+    defaults: UnclipDefaults,
+) -> None:
+    """Writes a cascade folder in Kandinsky 2.2's layout: `prior/` and `decoder/`.
+
+    Args:
+        output: Created; files of the same names are replaced.
+        clip_folder: Holds `tokenizer/`, `text_encoder/`, `image_encoder/` and `image_processor/`.
+        prior_folder: Holds `prior/` and `scheduler/`.
+        image_unet_folder: Holds `unet/`, `scheduler/` and `movq/`.
+        defaults: Written to each folder's `carrara.json`.
+    """
+    prior = KandinskyV22PriorPipeline(
+        tokenizer=CLIPTokenizer.from_pretrained(clip_folder / "tokenizer"),
+        text_encoder=CLIPTextModelWithProjection.from_pretrained(clip_folder / "text_encoder"),
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(clip_folder / "image_encoder"),
+        image_processor=CLIPImageProcessorPil.from_pretrained(clip_folder / "image_processor"),
+        prior=PriorTransformer.from_pretrained(prior_folder / "prior"),
+        scheduler=UnCLIPScheduler.from_pretrained(prior_folder / "scheduler"),
+    )
+    decoder = KandinskyV22Pipeline(
+        unet=UNet2DConditionModel.from_pretrained(image_unet_folder / "unet"),
+        scheduler=DDIMScheduler.from_pretrained(image_unet_folder / "scheduler"),
+        movq=VQModel.from_pretrained(image_unet_folder / "movq"),
+    )
+    of_prior = {
+        name: value for name, value in asdict(defaults).items() if name.startswith("prior_")
+    }
+    others = {name: value for name, value in asdict(defaults).items() if name not in of_prior}
+    _save(prior, output / "prior", defaults=of_prior)
+    _save(decoder, output / "decoder", defaults=others)
+    _save_cascade(output, ["prior", "decoder"])
+
+
+def _pixel_sampler(name: str, trained: Path) -> Any:
+    """A sampler that keeps what it takes for the clean picture in the pixels' range."""
+    class_name, overrides = SCHEDULERS[name]
+    own = DDPMScheduler.from_pretrained(trained)
+    if class_name == type(own).__name__:
+        return own
+    # Multistep solvers do not clip; with this bound, dynamic thresholding does it.
+    bounded = {"thresholding": True, "sample_max_value": 1.0}
+    return getattr(diffusers, class_name).from_config(own.config, **overrides, **bounded)
+
+
+def _save(pipeline: DiffusionPipeline, output: Path, *, defaults: Mapping[str, Any]) -> None:
     pipeline.to(torch.float16).save_pretrained(output)
     for config in output.glob("*/config.json"):
         _make_plain(config)
-    document = {"format": 1, "defaults": asdict(defaults)}
-    (output / "carrara.json").write_text(json.dumps(document, indent=2) + "\n")
+    document = {"format": MANIFEST_FORMAT, "defaults": defaults}
+    (output / MANIFEST).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _save_cascade(output: Path, names: Sequence[str]) -> None:
+    write_cascade(
+        output,
+        {
+            stage: CascadeStage(
+                plan.role,
+                output / name,
+                open_checkpoint(output / name, stage=stage).fingerprint,
+            )
+            for name in names
+            for stage, plan in stages_of(output / name).items()
+        },
+    )
 
 
 def _make_plain(config: Path) -> None:
