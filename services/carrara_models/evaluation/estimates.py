@@ -1,4 +1,4 @@
-"""Numbers with their 95 % intervals, by resampling of the pictures. It knows no measure."""
+"""Numbers with their 95 % intervals, mostly by resampling the pictures. It knows no measure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +22,18 @@ class Estimate:
     def of(cls, value: float, *, deviation: float) -> "Estimate":
         """From the value's standard deviation, as if it were distributed normally."""
         return cls(value, value - NORMAL_95 * deviation, value + NORMAL_95 * deviation)
+
+
+def share(right: NDArray[np.bool_]) -> Estimate:
+    """The share of right ones among [N], with Wilson's interval (1927).
+
+    Resampling would give no interval at all where all are right, or none.
+    """
+    count, value = len(right), float(right.mean())
+    z = NORMAL_95**2 / count
+    middle = (value + z / 2) / (1 + z)
+    reach = np.sqrt(z * value * (1 - value) + z**2 / 4) / (1 + z)
+    return Estimate(value, max(0.0, float(middle - reach)), min(1.0, float(middle + reach)))
 
 
 def bootstrap(

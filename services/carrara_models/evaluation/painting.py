@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
-from torch import Tensor
 
+from carrara_models.evaluation.autoencoders import round_trip
 from carrara_models.pixels import batch_to_uint8 as to_uint8
 
 __all__ = ["PaintSettings", "paint", "round_trip", "to_uint8"]
@@ -48,12 +48,3 @@ def paint(
         ).images
         batches.append((painted * 255).round().astype(np.uint8))
     return np.concatenate(batches)
-
-
-@torch.no_grad()
-def round_trip(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """What comes back of pictures [B, 3, H, W] in [-1, 1], by way of the mean latents."""
-    rebuilt = [
-        vae.decode(vae.encode(batch).latent_dist.mode()).sample for batch in pictures.split(16)
-    ]
-    return torch.cat(rebuilt).clamp(-1, 1)

@@ -58,15 +58,15 @@ class Reference:
         who = ("the pictures", f"the reference ({self.data})")
         require_same_space(features.space, self.space, who=who)
 
-    def require_equal_count(self, features: Features) -> None:
-        """Refuses pictures of another count, as FID falls where either count rises.
+    def require_count(self, count: int) -> None:
+        """Refuses another count of pictures than its own, as FID falls where either count rises.
 
         Raises:
             ContractError: The message names both sides.
         """
-        if len(features.values) != self.count:
+        if count != self.count:
             raise ContractError(
-                f"FID is compared at equal counts only: there are {len(features.values)} pictures, "
+                f"FID is compared at equal counts only: there are {count} pictures, "
                 f"and the reference ({self.data}) is of {self.count}."
             )
 

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel, CLIPVisionModelWithProjection
+from transformers import (
+    AutoTokenizer,
+    CLIPModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+)
 
 from carrara_models.errors import BadFieldError, CheckpointError, ContractError, NumericalError
 from carrara_models.evaluation.clip_features import load_clip
@@ -41,7 +46,7 @@ def test_features_are_the_projected_embeddings_of_transformers(network, clip_fol
     assert features.values.dtype == np.float32
     model = CLIPModel.from_pretrained(clip_folder)
     pixels = network.space.preprocessing.apply(PICTURES)
-    tokens = network._tokenizer(CAPTIONS, padding=True, return_tensors="pt")
+    tokens = network._reader.tokenizer(CAPTIONS, padding=True, return_tensors="pt")
     with torch.inference_mode():
         output = model(pixel_values=pixels, **tokens)
     scaled = [
@@ -99,9 +104,64 @@ def test_captions_longer_than_the_tower_reads_are_cut_and_counted(network):
     assert np.allclose(*network.read([long, long + "circle"]).values)
 
 
-def test_published_sizes_name_themselves_and_others_want_a_name(clip_folder, copy):
-    with pytest.raises(CheckpointError, match="width 16 has no published name"):
-        load_clip(clip_folder)
+@pytest.fixture
+def towers(clip_folder, tmp_path):
+    """The same CLIP in folders of its own for each part, as a prior has it."""
+    whole = CLIPModel.from_pretrained(clip_folder)
+    for name, kind, config in (
+        ("image_encoder", CLIPVisionModelWithProjection, whole.config.vision_config),
+        ("text_encoder", CLIPTextModelWithProjection, whole.config.text_config),
+    ):
+        tower = kind(config)
+        tower.load_state_dict(whole.state_dict(), strict=False)
+        tower.save_pretrained(tmp_path / "towers" / name)
+    AutoTokenizer.from_pretrained(clip_folder).save_pretrained(tmp_path / "towers" / "tokenizer")
+    (tmp_path / "towers" / "image_processor").mkdir()
+    shutil.copy(clip_folder / "preprocessor_config.json", tmp_path / "towers" / "image_processor")
+    return tmp_path / "towers"
+
+
+def test_two_towers_apart_give_the_features_of_the_whole(network, towers):
+    apart = load_clip(towers, name="drawn_clip")
+    assert apart.space.preprocessing == network.space.preprocessing
+    assert np.allclose(apart.extract(PICTURES).values, network.extract(PICTURES).values, atol=1e-6)
+    assert np.allclose(apart.read(CAPTIONS).values, network.read(CAPTIONS).values, atol=1e-6)
+    assert apart.count_cut(["red " * 30]) == 1
+
+
+def test_other_weights_of_either_tower_have_another_fingerprint(towers):
+    before = load_clip(towers).space.fingerprint
+    for tower, tensor in (("image", "visual"), ("text", "text")):
+        file = towers / f"{tower}_encoder" / "model.safetensors"
+        tensors = load_file(file)
+        tensors[f"{tensor}_projection.weight"] += 1
+        save_file(tensors, file, metadata={"format": "pt"})
+        after = load_clip(towers).space.fingerprint
+        assert after != before
+        before = after
+
+
+def test_an_image_tower_without_a_text_tower_reads_no_captions(towers):
+    shutil.rmtree(towers / "text_encoder")
+    alone = load_clip(towers)
+    assert not alone.reads_captions
+    with pytest.raises(ContractError, match="has no text tower"):
+        alone.read(CAPTIONS)
+
+
+def test_towers_of_two_clips_are_refused(towers):
+    rewrite(towers / "text_encoder" / "config.json", projection_dim=12)
+    file = towers / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["text_projection.weight"] = torch.zeros(12, 16)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="pictures have 8 features and captions 12"):
+        load_clip(towers)
+
+
+def test_published_sizes_name_themselves_and_others_go_by_their_weights(clip_folder, copy):
+    space = load_clip(clip_folder).space
+    assert space.name == f"clip_{space.fingerprint[:8]}"
     config = json.loads((copy / "config.json").read_text())
     vision = config["vision_config"] | {
         "hidden_size": 768,

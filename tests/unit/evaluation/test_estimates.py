@@ -7,7 +7,7 @@ from carrara_models.evaluation.distances import (
     kernel_distance,
     kernel_distances,
 )
-from carrara_models.evaluation.estimates import NORMAL_95, Estimate, bootstrap, jackknife
+from carrara_models.evaluation.estimates import NORMAL_95, Estimate, bootstrap, jackknife, share
 
 
 def deviation(estimate):
@@ -61,3 +61,14 @@ def test_the_jackknife_of_kid_spreads_as_kid_of_new_pictures_does():
 def test_an_interval_is_normal_around_the_value():
     estimate = Estimate.of(2.0, deviation=0.5)
     assert (estimate.low, estimate.high) == pytest.approx((1.02, 2.98), abs=1e-3)
+
+
+def test_a_share_has_wilsons_interval_which_is_one_at_the_ends_too():
+    eight_of_ten = share(np.arange(10) < 8)
+    assert (eight_of_ten.value, eight_of_ten.low, eight_of_ten.high) == pytest.approx(
+        (0.8, 0.4902, 0.9433), abs=1e-4
+    )
+    every = share(np.ones(16, dtype=bool))
+    assert (every.value, every.low, every.high) == pytest.approx((1, 0.8064, 1), abs=1e-4)
+    none = share(np.zeros(16, dtype=bool))
+    assert (none.low, none.high) == pytest.approx((0, 1 - 0.8064), abs=1e-4)

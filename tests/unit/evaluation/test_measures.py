@@ -3,18 +3,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from carrara_models.drawn_world.checker import ATTRIBUTES
+from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.errors import BadFieldError, ContractError
+from carrara_models.evaluation.attributes import held_out_captions, read_pictures, score_pictures
 from carrara_models.evaluation.clip_features import load_clip
 from carrara_models.evaluation.distances import clip_scores, fit_gaussian, frechet_distance
 from carrara_models.evaluation.features import Features
 from carrara_models.evaluation.measures import (
+    measure_attributes,
     measure_clip_score,
-    measure_distances,
     measure_fid,
     measure_kid,
     require_comparable,
 )
 from carrara_models.evaluation.reference import make_reference
+from carrara_models.pixels import batch_to_uint8
 
 CAPTIONS = ["a red circle", "a small blue square", "circle", "red red " * 20]
 
@@ -35,7 +39,7 @@ def reference(network):
 
 def test_measures_are_named_after_their_features_and_tell_their_basis(network, reference):
     painted = network.extract(pictures(24, seed=1))
-    fid, kid = measure_distances(painted, reference, resamples=10)
+    fid, kid = measure_fid(painted, reference, resamples=10), measure_kid(painted, reference)
     assert (fid.key, kid.key) == ("fid_drawn_clip", "kid_drawn_clip")
     for measure in (fid, kid):
         assert measure.basis.space == network.space
@@ -47,19 +51,16 @@ def test_measures_are_named_after_their_features_and_tell_their_basis(network, r
 
 
 def test_other_pictures_are_further_away_than_alike_ones(network, reference):
-    alike = measure_distances(network.extract(pictures(24, seed=1)), reference, resamples=10)
-    dark = measure_distances(
-        network.extract(pictures(24, seed=2, bright=64)), reference, resamples=10
-    )
-    for near, far in zip(alike, dark, strict=True):
+    alike = network.extract(pictures(24, seed=1))
+    dark = network.extract(pictures(24, seed=2, bright=64))
+    for measure in (measure_fid, measure_kid):
+        near, far = measure(alike, reference), measure(dark, reference)
         assert far.estimate.low > near.estimate.high, near.key
 
 
-def test_few_pictures_get_kid_alone_and_a_note(network, reference):
+def test_few_pictures_get_kid_alone(network, reference):
     few = network.extract(pictures(8, seed=1))
-    (kid,) = measure_distances(few, reference)
-    assert kid.key == "kid_drawn_clip"
-    assert kid.notes == ("no FID: it needs more than 8 pictures, the features' width; there are 8",)
+    assert measure_kid(few, reference).key == "kid_drawn_clip"
     as_few = make_reference(network.extract(pictures(8, seed=0)), data="noise")
     with pytest.raises(BadFieldError, match="more than 8"):
         measure_fid(few, as_few)
@@ -84,7 +85,28 @@ def test_the_clip_score_is_the_mean_over_pairs_and_tells_of_captions_that_were_c
     assert measure.key == "clip_score_drawn_clip"
     assert measure.estimate.value == pytest.approx(expected)
     assert measure.notes == ("1 of 4 captions were cut to the tokens that fit",)
+    assert measure.floor is None
     assert measure_clip_score(painted, ["red"] * 4, network=network).notes == ()
+
+
+def test_the_floor_of_the_clip_score_is_that_with_the_captions_of_others(network):
+    painted = network.extract(pictures(4, seed=1))
+    measure = measure_clip_score(painted, CAPTIONS, network=network, shift=1)
+    moved = measure_clip_score(painted, [*CAPTIONS[1:], CAPTIONS[0]], network=network)
+    assert measure.floor == pytest.approx(moved.estimate.value)
+
+
+def test_attributes_are_shares_with_floors_and_compare_over_equal_scenes_alone():
+    scenes, _ = held_out_captions(12, seed=0)
+    drawn = batch_to_uint8(draw_scenes(scenes))
+    measures = measure_attributes(read_pictures(drawn), scenes, shift=5)
+    assert [measure.key for measure in measures] == list(ATTRIBUTES)
+    assert {measure.estimate.value for measure in measures} == {1.0}
+    floors = score_pictures(drawn, scenes[5:] + scenes[:5])
+    assert {measure.key: measure.floor for measure in measures} == floors
+    others, _ = held_out_captions(12, seed=1)
+    with pytest.raises(ContractError, match="captions or scenes differs"):
+        require_comparable([*measures, *measure_attributes(read_pictures(drawn), others)])
 
 
 def test_a_clip_score_across_two_networks_or_without_a_caption_each_is_refused(network):
@@ -103,7 +125,10 @@ def test_numbers_of_one_key_compare_only_if_measured_alike(network, reference):
     require_comparable([kid, measure_clip_score(painted, ["red"] * 24, network=network)])
     other = make_reference(network.extract(pictures(24, seed=5)), data="other noise")
     for odd, message in (
-        (measure_kid(painted, other), "reference or captions differs: other noise.* and noise"),
+        (
+            measure_kid(painted, other),
+            "reference, captions or scenes differs: other noise.* and noise",
+        ),
         (
             measure_kid(network.extract(pictures(20, seed=1)), reference),
             "count of pictures differs: 20 and 24",

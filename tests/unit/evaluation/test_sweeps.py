@@ -4,13 +4,20 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from carrara_models.errors import BadFieldError, ContractError
+from carrara_models.errors import BadFieldError, CheckpointError, ContractError
 from carrara_models.evaluation.estimates import Estimate
 from carrara_models.evaluation.features import FeatureSpace
 from carrara_models.evaluation.measures import Basis, Measure
-from carrara_models.evaluation.plots import plot_over_steps, plot_trade_off
+from carrara_models.evaluation.plots import plot_over_calls, plot_trade_off
 from carrara_models.evaluation.preprocessing import Preprocessing
-from carrara_models.evaluation.sweeps import SweepPoint, keys_of, to_json, to_markdown
+from carrara_models.evaluation.sweeps import (
+    SweepPoint,
+    differing,
+    from_json,
+    keys_of,
+    to_json,
+    to_markdown,
+)
 
 SPACE = FeatureSpace(
     "drawn_clip",
@@ -21,14 +28,26 @@ SPACE = FeatureSpace(
 FID, CLIP = "fid_drawn_clip", "clip_score_drawn_clip"
 
 
-def point(guidance, steps, scheduler, *, fid, clip, pictures=300):
+def point(guidance, steps, scheduler, *, fid, clip, pictures=300, checkpoint="drawn"):
     return SweepPoint(
-        guidance_scale=guidance,
-        num_inference_steps=steps,
-        scheduler=scheduler,
+        checkpoint=checkpoint,
+        settings={
+            "guidance_scale": guidance,
+            "num_inference_steps": steps,
+            "scheduler": scheduler,
+            "eta": 0.0,
+        },
+        network_calls=2 * steps - 1 if scheduler == "heun" else steps,
+        seconds=1.5,
         measures=(
             Measure(FID, Estimate.of(fid, deviation=0.5), Basis(SPACE, pictures, "scenes")),
-            Measure(CLIP, Estimate.of(clip, deviation=0.1), Basis(SPACE, pictures, "captions")),
+            Measure(
+                CLIP,
+                Estimate.of(clip, deviation=0.1),
+                Basis(SPACE, pictures, "captions"),
+                floor=11.0,
+                ceiling=30.0,
+            ),
         ),
     )
 
@@ -43,9 +62,8 @@ POINTS = [
 ]
 
 
-def curves(figure):
+def curves(axes):
     """Label and data of every curve."""
-    (axes,) = figure.axes
     return {
         container.get_label(): container.lines[0].get_xydata().tolist()
         for container in axes.containers
@@ -53,13 +71,13 @@ def curves(figure):
 
 
 def test_fid_is_drawn_over_clip_score_along_rising_guidance(tmp_path):
-    figure = plot_trade_off(POINTS, fid=FID, clip_score=CLIP, file=tmp_path / "trade.png")
-    assert curves(figure) == {
-        "euler, 20 steps": [[22, 20], [27, 12], [28, 16]],
-        "ddim, 5 steps": [[25, 31]],
-        "ddim, 50 steps": [[27.2, 11.5]],
-    }
+    figure = plot_trade_off(POINTS, distance=FID, clip_score=CLIP, file=tmp_path / "trade.png")
     (axes,) = figure.axes
+    assert curves(axes) == {
+        "num_inference_steps 20, euler": [[22, 20], [27, 12], [28, 16]],
+        "num_inference_steps 5, ddim": [[25, 31]],
+        "num_inference_steps 50, ddim": [[27.2, 11.5]],
+    }
     assert axes.get_xlabel() == f"{CLIP} (300 pictures)"
     assert axes.get_ylabel() == f"{FID} (300 pictures)"
     assert [text.get_text() for text in axes.texts] == ["1", "3", "7.5", "3", "3"]
@@ -67,25 +85,46 @@ def test_fid_is_drawn_over_clip_score_along_rising_guidance(tmp_path):
         assert picture.size == (900, 675)
 
 
-def test_a_measure_is_drawn_over_steps(tmp_path):
-    figure = plot_over_steps(POINTS, key=FID, file=tmp_path / "steps.svg")
-    assert curves(figure) == {
-        "euler, guidance_scale 3": [[20, 12]],
-        "euler, guidance_scale 1": [[20, 20]],
-        "euler, guidance_scale 7.5": [[20, 16]],
-        "ddim, guidance_scale 3": [[5, 31], [50, 11.5]],
-    }
-    assert (tmp_path / "steps.svg").read_text(encoding="utf-8").startswith("<?xml")
+def test_measures_are_drawn_over_network_calls_a_panel_each(tmp_path):
+    points = [
+        point(3.0, 10, "heun", fid=14.0, clip=27.0),
+        point(3.0, 20, "euler", fid=12.0, clip=27.5),
+        point(3.0, 5, "heun", fid=19.0, clip=25.0),
+        point(3.0, 10, "euler", fid=20.0, clip=26.0),
+    ]
+    figure = plot_over_calls(points, keys=[FID, CLIP], file=tmp_path / "calls.svg")
+    first, second = figure.axes
+    assert curves(first) == {"heun": [[9, 19], [19, 14]], "euler": [[10, 20], [20, 12]]}
+    assert curves(second) == {"heun": [[9, 25], [19, 27]], "euler": [[10, 26], [20, 27.5]]}
+    assert first.get_xlabel() == "network calls"
+    assert (tmp_path / "calls.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_checkpoints_have_curves_of_their_own(tmp_path):
+    points = [
+        point(3.0, 20, "euler", fid=12.0, clip=27.0),
+        point(3.0, 20, "euler", fid=9.0, clip=28.0, checkpoint="other"),
+    ]
+    figure = plot_trade_off(points, distance=FID, clip_score=CLIP, file=tmp_path / "trade.png")
+    assert curves(figure.axes[0]) == {"drawn": [[27, 12]], "other": [[28, 9]]}
 
 
 def test_error_bars_are_the_intervals(tmp_path):
-    figure = plot_over_steps(POINTS[3:4], key=FID, file=tmp_path / "steps.png")
+    figure = plot_over_calls(POINTS[3:4], keys=[FID], file=tmp_path / "calls.png")
     (container,) = figure.axes[0].containers
     ((low, high),) = (segment[:, 1] for segment in container.lines[2][0].get_segments())
     assert (low, high) == pytest.approx((31 - 0.98, 31 + 0.98), abs=1e-3)
 
 
-def test_json_holds_every_point_and_each_basis_once():
+def test_points_are_told_apart_by_what_differs():
+    assert differing(POINTS) == ["guidance_scale", "num_inference_steps", "scheduler"]
+    assert differing(POINTS[:2]) == ["guidance_scale"]
+    assert differing(POINTS[:1]) == []
+    named = replace(POINTS[0], checkpoint="other", settings=POINTS[0].settings | {"eta": 1.0})
+    assert differing([POINTS[0], named]) == ["checkpoint", "eta"]
+
+
+def test_json_holds_every_point_and_each_basis_once_and_is_read_back():
     document = json.loads(json.dumps(to_json(POINTS)))
     assert document["bases"][FID]["space"]["fingerprint"] == "a" * 64
     assert document["bases"][CLIP] | {"space": None} == {
@@ -93,23 +132,52 @@ def test_json_holds_every_point_and_each_basis_once():
         "pictures": 300,
         "against": "captions",
     }
-    assert len(document["points"]) == 5
     first = document["points"][0]
-    assert (first["guidance_scale"], first["num_inference_steps"]) == (3.0, 20)
-    assert first["scheduler"] == "euler"
+    assert first["settings"] == {
+        "guidance_scale": 3.0,
+        "num_inference_steps": 20,
+        "scheduler": "euler",
+        "eta": 0.0,
+    }
+    assert (first["network_calls"], first["seconds"]) == (20, 1.5)
     assert first["measures"][FID]["value"] == 12
     assert first["measures"][FID]["high"] == pytest.approx(12.98, abs=1e-3)
+    assert (first["measures"][CLIP]["floor"], first["measures"][CLIP]["ceiling"]) == (11, 30)
+    assert from_json(document) == POINTS
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"bases": {}, "points": [{}]}, {"bases": [], "points": []}]
+)
+def test_other_objects_are_no_reports(document):
+    with pytest.raises(CheckpointError, match="no report of measures"):
+        from_json(document)
 
 
 def test_the_table_has_a_line_per_point_intervals_and_notes():
-    few = replace(POINTS[1], measures=(replace(POINTS[1].measures[1], notes=("no FID: too few",)),))
+    few = replace(POINTS[1], measures=(replace(POINTS[1].measures[1], notes=("some were cut",)),))
     lines = to_markdown([POINTS[0], few]).splitlines()
-    assert lines[0] == f"| guidance_scale | num_inference_steps | scheduler | {FID} | {CLIP} |"
-    assert lines[2] == "| 3 | 20 | euler | 12 (11.02 to 12.98) | 27 (26.8 to 27.2) |"
-    assert lines[3] == "| 1 | 20 | euler | - | 22 (21.8 to 22.2) |"
-    assert lines[5] == f"- {FID}: 300 pictures against scenes; 95 % intervals in parentheses"
-    assert lines[-1] == f"- {CLIP}: no FID: too few"
+    assert lines[0] == f"| guidance_scale | {FID} | {CLIP} |"
+    assert lines[2] == "| 3 | 12 (11.02 to 12.98) | 27 (26.8 to 27.2) |"
+    assert lines[3] == "| 1 | - | 22 (21.8 to 22.2) |"
+    assert "- settings: checkpoint drawn, num_inference_steps 20, scheduler euler, eta 0" in lines
+    assert f"- {FID}: 300 pictures against scenes" in lines
+    assert lines[-1] == f"- {CLIP}: some were cut"
     assert keys_of([few, POINTS[0]]) == [CLIP, FID]
+
+
+def test_network_calls_stand_in_the_table_where_they_differ():
+    heun = point(3.0, 20, "heun", fid=10.0, clip=27.0)
+    lines = to_markdown([POINTS[0], heun]).splitlines()
+    assert lines[0].startswith("| scheduler | network_calls |")
+    assert lines[3].startswith("| heun | 39 |")
+
+
+def test_a_single_point_has_a_line_per_measure_with_floor_and_ceiling():
+    lines = to_markdown(POINTS[:1]).splitlines()
+    assert lines[0] == "| measure | score | 95 % interval | floor | ceiling |"
+    assert lines[2] == f"| {FID} | 12 | 11.02 to 12.98 | - | - |"
+    assert lines[3] == f"| {CLIP} | 27 | 26.8 to 27.2 | 11 | 30 |"
 
 
 def test_points_that_do_not_compare_are_neither_listed_nor_drawn(tmp_path):
@@ -118,8 +186,8 @@ def test_points_that_do_not_compare_are_neither_listed_nor_drawn(tmp_path):
     for refused in (
         lambda: to_json(odd),
         lambda: to_markdown(odd),
-        lambda: plot_trade_off(odd, fid=FID, clip_score=CLIP, file=file),
-        lambda: plot_over_steps(odd, key=FID, file=file),
+        lambda: plot_trade_off(odd, distance=FID, clip_score=CLIP, file=file),
+        lambda: plot_over_calls(odd, keys=[FID], file=file),
     ):
         with pytest.raises(ContractError, match="count of pictures differs: 3000 and 300"):
             refused()
@@ -128,4 +196,4 @@ def test_points_that_do_not_compare_are_neither_listed_nor_drawn(tmp_path):
 
 def test_a_key_that_was_not_measured_is_answered_with_those_that_were(tmp_path):
     with pytest.raises(BadFieldError, match=f"'fid_inception' is not allowed; allowed: {FID}"):
-        plot_over_steps(POINTS, key="fid_inception", file=tmp_path / "plot.png")
+        plot_over_calls(POINTS, keys=["fid_inception"], file=tmp_path / "plot.png")

@@ -1,0 +1,1 @@
+"""`carrara evaluate`: paints through the SDK, as any application does, and measures."""
