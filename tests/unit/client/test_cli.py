@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import signal
+import shutil
 import subprocess
 import sys
 import threading
@@ -442,6 +443,28 @@ def test_info_reads_a_checkpoint_s_json_files(
     assert components["unet"]["settings"] == {"sample_size": 16, "in_channels": 4}
     assert components["scheduler"]["settings"] == {"prediction_type": "epsilon"}
     assert [name for name, c in components.items() if not c["loaded"]] == ["safety_checker"]
+
+
+def test_info_reads_a_cascade_folder_and_the_checkpoints_in_it(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = checkpoint.parent / "cascade"
+    shutil.copytree(checkpoint, folder / "base")
+    stages = [
+        ManifestStage(role="generator", stage=name, checkpoint="base", fingerprint="b" * 64)
+        for name in ("prior", "generator")
+    ]
+    (folder / "cascade.toml").write_text(write_manifest(Manifest(tuple(stages))))
+    assert run(["info", str(folder), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert [stage["stage"] for stage in described["stages"]] == ["prior", "generator"]
+    (base,) = described["checkpoints"]
+    assert base["path"] == str(folder / "base")
+    assert base["class_name"] == "StableDiffusionPipeline"
+    assert run(["info", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    for words in ("prior", "bbbbbbbbbbbb", "UNet2DConditionModel", "num_inference_steps"):
+        assert words in shown
 
 
 def test_info_says_that_safety_checkers_are_not_loaded(
