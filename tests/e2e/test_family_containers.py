@@ -1,6 +1,7 @@
 """Cascades of one and of several checkpoints, in containers, paint what diffusers paints.
 
-One for each paper's framework, each up once. All sides compute with one thread.
+One for each paper's framework, and each checkpoint that ships; each up once. All sides compute with
+one thread.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from PIL import Image
 from carrara.manifest import Manifest, read_manifest, write_manifest
 from e2e.compose import ROLES, RUN, Compose
 from families import CASES
+from families.cascade_folders import SHIPPED
 from families.case import FamilyCase, Settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.containers, pytest.mark.timeout(900)]
@@ -31,7 +33,8 @@ class Deployment:
     """How a family stands in containers.
 
     Attributes:
-        checkpoints: The variable that names each of the case's checkpoints.
+        checkpoints: The variable that names each of the case's checkpoints; none where the case's
+            name stands for it, as it ships.
         stages: Which stage each service is, in the order of the image's way.
         overrides: Of the compose file.
     """
@@ -74,6 +77,18 @@ DEPLOYMENTS = {
     ),
 }
 
+# The service of each stage that is not called as its service.
+SERVICES = {"super-res": "decoder"}
+DEPLOYMENTS |= {
+    name: Deployment(
+        case,
+        checkpoints=[],
+        stages={SERVICES.get(stage, stage): stage for stage in case.stages},
+        overrides=["unclip"] if "prior" in case.stages else [],
+    )
+    for name, case in SHIPPED.items()
+}
+
 
 @dataclass(frozen=True)
 class Deployed:
@@ -114,9 +129,14 @@ def deployed(
     mounted = tmp_path_factory.mktemp(request.param) / "checkpoints"
     mounted.mkdir()
     variables = {"CARRARA_CHECKPOINT_DIR": str(mounted), "CARRARA_NUM_THREADS": "1"}
-    for variable, folder in zip(deployment.checkpoints, deployment.case.folders, strict=True):
-        copytree(folder, mounted / folder.name)
-        variables[variable] = f"/checkpoints/{folder.name}"
+    checkpoints = [request.param]
+    if deployment.checkpoints:
+        folders = deployment.case.folders
+        for folder in folders:
+            copytree(folder, mounted / folder.name)
+        checkpoints = [f"/checkpoints/{folder.name}" for folder in folders]
+    named = deployment.checkpoints or ["CARRARA_CHECKPOINT"]
+    variables |= dict(zip(named, checkpoints, strict=True))
     # For the containers' user: safetensors writes files that only their owner can read.
     subprocess.run(["chmod", "-R", "a+rX", mounted], check=True)
     with Compose(
@@ -128,7 +148,6 @@ def deployed(
         began = time.monotonic()
         compose.up()
         print(f"{len(deployment.stages)} stages healthy after {time.monotonic() - began:.1f} s")
-        checkpoints = [variables[variable] for variable in deployment.checkpoints]
         yield Deployed(deployment, compose, checkpoints)
 
 
