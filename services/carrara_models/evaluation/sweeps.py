@@ -189,9 +189,38 @@ def _remarks(points: Sequence[SweepPoint]) -> list[str]:
         for measure in point.measures
         for note in measure.notes
     )
-    lines = [f"- settings: {shared}", "- in parentheses: 95 % intervals"]
-    lines = lines[:1] if len(points) == 1 else lines
+    lines = [f"- settings: {shared}"]
+    if len(points) > 1:
+        lines += ["- in parentheses: 95 % intervals", *_bounds(points)]
     return [*lines, *(f"- {', '.join(keys)}: {basis}" for basis, keys in bases.items()), *notes]
+
+
+def _bounds(points: Sequence[SweepPoint]) -> list[str]:
+    """Ceilings, which all points of a checkpoint share, and of each key the highest floor."""
+    floors: dict[str, tuple[float, Measure]] = {}
+    ceilings: dict[str, list[str]] = {}
+    for point in points:
+        for measure in point.measures:
+            if measure.floor is not None:
+                highest, _ = floors.get(measure.key, (measure.floor, measure))
+                floors[measure.key] = max(highest, measure.floor), measure
+        told = ", ".join(
+            f"{measure.key} {_number(measure, measure.ceiling)}"
+            for measure in point.measures
+            if measure.ceiling is not None
+        )
+        of = ceilings.setdefault(told, [])
+        if point.checkpoint not in of:
+            of.append(point.checkpoint)
+    ceilings.pop("", None)
+    lines = []
+    if floors:
+        told = ", ".join(f"{key} {_number(of, floor)}" for key, (floor, of) in floors.items())
+        lines.append(f"- highest floors: {told}")
+    for told, of in ceilings.items():
+        whose = "" if len(ceilings) == 1 else f" of {', '.join(of)}"
+        lines.append(f"- ceilings{whose}: {told}")
+    return lines
 
 
 def _cell(measure: Measure) -> str:

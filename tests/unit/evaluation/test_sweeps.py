@@ -166,6 +166,23 @@ def test_the_table_has_a_line_per_point_intervals_and_notes():
     assert keys_of([few, POINTS[0]]) == [CLIP, FID]
 
 
+def test_the_table_tells_the_highest_floor_and_the_ceilings_of_each_checkpoint():
+    higher = point(1.0, 20, "euler", fid=20.0, clip=22.0)
+    fid, clip = higher.measures
+    higher = replace(higher, measures=(fid, replace(clip, floor=13.0)))
+    lines = to_markdown([POINTS[0], higher]).splitlines()
+    assert f"- highest floors: {CLIP} 13" in lines
+    assert f"- ceilings: {CLIP} 30" in lines
+
+    other = point(3.0, 20, "euler", fid=9.0, clip=28.0, checkpoint="other")
+    fid, clip = other.measures
+    other = replace(other, measures=(replace(fid, ceiling=2.5), replace(clip, ceiling=31.0)))
+    lines = to_markdown([POINTS[0], other, higher]).splitlines()
+    assert f"- ceilings of drawn: {CLIP} 30" in lines
+    assert f"- ceilings of other: {FID} 2.5, {CLIP} 31" in lines
+    assert not [line for line in to_markdown([other]).splitlines() if "highest" in line]
+
+
 def test_network_calls_stand_in_the_table_where_they_differ():
     heun = point(3.0, 20, "heun", fid=10.0, clip=27.0)
     lines = to_markdown([POINTS[0], heun]).splitlines()
