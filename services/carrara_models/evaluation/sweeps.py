@@ -128,13 +128,20 @@ def from_json(document: Mapping[str, Any]) -> list[SweepPoint]:
 
 
 def to_markdown(points: Sequence[SweepPoint]) -> str:
-    """A table with a line per point, or of a single one with a line per measure; then the bases.
+    """A table with a line per point; then floors, ceilings and bases.
+
+    A single point has a line per measure, and checkpoints of one point each have a column each.
 
     Raises:
         ContractError: Two points' numbers are not comparable.
     """
     require_comparable(measure for point in points for measure in point.measures)
-    rows = _measures_of(points[0]) if len(points) == 1 else _points(points)
+    if len(points) == 1:
+        rows = _measures_of(points[0])
+    elif len({point.checkpoint for point in points}) == len(points):
+        rows = _side_by_side(points)
+    else:
+        rows = _points(points)
     aligned = ["---", *("---:" for _ in rows[0][1:])]
     lines = [_row(cells) for cells in [rows[0], aligned, *rows[1:]]]
     return "\n".join([*lines, "", *_remarks(points)])
@@ -168,6 +175,19 @@ def _points(points: Sequence[SweepPoint]) -> list[list[str]]:
         found = {measure.key: measure for measure in point.measures}
         settings = [_setting(point.says(name)) for name in names]
         rows.append([*settings, *(_cell(found[key]) if key in found else "-" for key in keys)])
+    return rows
+
+
+def _side_by_side(points: Sequence[SweepPoint]) -> list[list[str]]:
+    rows = [["", *(point.checkpoint for point in points)]]
+    for name in differing(points)[1:]:
+        rows.append([name, *(_setting(point.says(name)) for point in points)])
+    if any(point.network_calls != points[0].network_calls for point in points):
+        rows.append(["network_calls", *(str(point.network_calls) for point in points)])
+    found = [{measure.key: measure for measure in point.measures} for point in points]
+    for key in keys_of(points):
+        cells = [_with_interval(each[key]) if key in each else "-" for each in found]
+        rows.append([key, *cells])
     return rows
 
 
@@ -224,10 +244,17 @@ def _bounds(points: Sequence[SweepPoint]) -> list[str]:
 
 
 def _cell(measure: Measure) -> str:
-    value, estimate = _number(measure, measure.estimate.value), measure.estimate
     if measure.key in ATTRIBUTES and measure.key != HEADLINE:
-        return value
-    return f"{value} ({_number(measure, estimate.low)} to {_number(measure, estimate.high)})"
+        return _number(measure, measure.estimate.value)
+    return _with_interval(measure)
+
+
+def _with_interval(measure: Measure) -> str:
+    value, low, high = (
+        _number(measure, each)
+        for each in (measure.estimate.value, measure.estimate.low, measure.estimate.high)
+    )
+    return f"{value} ({low} to {high})"
 
 
 def _number(measure: Measure, value: float) -> str:

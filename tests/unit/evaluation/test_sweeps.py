@@ -183,6 +183,26 @@ def test_the_table_tells_the_highest_floor_and_the_ceilings_of_each_checkpoint()
     assert not [line for line in to_markdown([other]).splitlines() if "highest" in line]
 
 
+def test_checkpoints_of_one_point_each_have_a_column_each():
+    other = point(3.0, 10, "heun", fid=9.0, clip=28.0, checkpoint="other")
+    other = replace(other, settings=other.settings | {"noise_level": 50})
+    lines = to_markdown([POINTS[0], other]).splitlines()
+    assert lines[:9] == [
+        "|  | drawn | other |",
+        "| --- | ---: | ---: |",
+        "| num_inference_steps | 20 | 10 |",
+        "| scheduler | euler | heun |",
+        "| noise_level | - | 50 |",
+        "| network_calls | 20 | 19 |",
+        f"| {FID} | 12 (11.02 to 12.98) | 9 (8.02 to 9.98) |",
+        f"| {CLIP} | 27 (26.8 to 27.2) | 28 (27.8 to 28.2) |",
+        "",
+    ]
+    assert lines[9] == "- settings: guidance_scale 3, eta 0"
+    two_of_one = to_markdown([POINTS[0], other, POINTS[1]]).splitlines()
+    assert two_of_one[0].startswith("| checkpoint | guidance_scale |")
+
+
 def test_network_calls_stand_in_the_table_where_they_differ():
     heun = point(3.0, 20, "heun", fid=10.0, clip=27.0)
     lines = to_markdown([POINTS[0], heun]).splitlines()
