@@ -1,33 +1,30 @@
-"""Trains an autoencoder on pictures of the drawn world.
+"""Trains an autoencoder of pictures.
 
 The decoder can be trained further behind a frozen encoder: the latents then keep their meaning,
 and a generator may be trained on them at the same time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from carrara_models.drawn_world.drawing import draw_scenes
-from carrara_models.drawn_world.scenes import sample_scene
-from carrara_models.drawn_world.strokes import draw_strokes
-from carrara_models.evaluation.attributes import (
-    CaptionKind,
-    held_out_captions,
-    score_pictures,
-)
-from carrara_models.evaluation.painting import round_trip, to_uint8
-from carrara_models.training.loop import Batch, LoopSettings, Pace, run_loop
-from carrara_models.training.sample_grids import save_grid
+from carrara_models.evaluation.attributes import score_pictures
+from carrara_models.evaluation.autoencoders import round_trip
+from carrara_models.pixels import batch_to_uint8
+from carrara_models.training.data.drawn import DrawnWorld
+from carrara_models.training.data.settings import DataSettings, open_measured, open_source
+from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples, run_loop
+from carrara_models.training.randomness import Draw, normal_of
+from carrara_models.training.run_folders import load_component
+from carrara_models.training.samples import readable
 
-SAMPLE_SCENES = 64
-NORMALISATION_SCENES = 512
+MEASURED_PICTURES = 64
+NORMALISATION_PICTURES = 512
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,21 @@ class AutoencoderLoss:
     leaves of its own."""
 
 
+@dataclass(frozen=True)
+class AutoencoderSettings:
+    """A run of an autoencoder."""
+
+    freeze_encoder: Path | None = None
+    """A folder with a `vae/`, whose decoder alone is trained further."""
+    data: DataSettings = DataSettings(strokes=0.25)
+    shape: AutoencoderShape = AutoencoderShape()
+    """Unused with `freeze_encoder`."""
+    loss: AutoencoderLoss = AutoencoderLoss()
+    loop: LoopSettings = LoopSettings(
+        steps=2500, batch_size=12, learning_rate=1.5e-3, ema_decay=0.998
+    )
+
+
 def build_autoencoder(shape: AutoencoderShape) -> AutoencoderKL:
     """An autoencoder with fresh weights."""
     blocks = len(shape.widths)
@@ -67,16 +79,7 @@ def build_autoencoder(shape: AutoencoderShape) -> AutoencoderKL:
 
 
 def train_autoencoder(
-    folder: Path,
-    *,
-    settings: LoopSettings,
-    pace: Pace,
-    shape: AutoencoderShape,
-    loss: AutoencoderLoss,
-    frozen_encoder: Path | None = None,
-    strokes: float = 0.0,
-    max_objects: int = 2,
-    resume: bool = False,
+    folder: Path, settings: AutoencoderSettings, *, pace: Pace, resume: bool = False
 ) -> None:
     """Trains in `folder`; leaves `vae/` there, in diffusers layout.
 
@@ -84,86 +87,72 @@ def train_autoencoder(
         folder: Where the run lives.
         settings: The recipe.
         pace: Reports, device and workers.
-        shape: The size of the autoencoder; unused with `frozen_encoder`.
-        loss: The weights of the loss.
-        frozen_encoder: A folder with a `vae/`, whose decoder alone is trained further.
-        strokes: Share of the pictures that show strokes, in every colour, instead of a scene.
-        max_objects: The largest number of objects in a scene.
         resume: Goes on from the snapshot in `folder`.
     """
-    torch.manual_seed(settings.seed)
-    if frozen_encoder is None:
-        vae = build_autoencoder(shape)
+    loop, weights = settings.loop, settings.loss
+    torch.manual_seed(loop.seed)
+    if settings.freeze_encoder is None:
+        vae = build_autoencoder(settings.shape)
     else:
-        vae = AutoencoderKL.from_pretrained(frozen_encoder / "vae")
+        vae = load_component(AutoencoderKL, settings.freeze_encoder, "vae")
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    resolution = vae.config.sample_size
-    latent_size = resolution // 2 ** (len(vae.config.block_out_channels) - 1)
-    latent_channels = vae.config.latent_channels
+    side = vae.config.sample_size
+    latent_side = side // 2 ** (len(vae.config.block_out_channels) - 1)
+    latent = (vae.config.latent_channels, latent_side, latent_side)
+    source = open_source(settings.data, height=side, width=side, seed=loop.seed)
+    measured = open_measured(settings.data, height=side, width=side)
 
-    def batch_at(step: int) -> Batch:
-        rng = np.random.default_rng((settings.seed, step))
-        torch_generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        stroke_count = int((rng.random(settings.batch_size) < strokes).sum())
-        scenes = [
-            sample_scene(rng, max_objects=max_objects)
-            for _ in range(settings.batch_size - stroke_count)
-        ]
-        size = {"height": resolution, "width": resolution}
-        latent = (settings.batch_size, latent_channels, latent_size, latent_size)
+    def batch_at(positions: Sequence[int]) -> Batch:
+        examples = source.examples(positions)
         return {
-            "pictures": torch.cat(
-                [draw_scenes(scenes, **size), draw_strokes(stroke_count, rng, **size)]
-            ),
-            "noise": torch.randn(latent, generator=torch_generator),
-            "latent_noise": torch.randn(latent, generator=torch_generator),
+            "pictures": examples.pixels,
+            "noise": normal_of(loop.seed, Draw.LATENT, positions, latent),
+            "latent_noise": normal_of(loop.seed, Draw.LATENT_NOISE, positions, latent),
+            SKIPPED: examples.skipped_counts(),
         }
 
     def loss_of(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         pictures = batch["pictures"]
-        with torch.set_grad_enabled(frozen_encoder is None):
+        with torch.set_grad_enabled(settings.freeze_encoder is None):
             posterior = vae.encode(pictures).latent_dist
             mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         latents = mean + (0.5 * log_variance).exp() * batch["noise"]
-        latents = latents + loss.latent_noise * mean.std() * batch["latent_noise"]
+        latents = latents + weights.latent_noise * mean.std() * batch["latent_noise"]
         rebuilt = vae.decode(latents).sample.float()
         absolute = F.l1_loss(rebuilt, pictures)
         squared = F.mse_loss(rebuilt, pictures)
         # Eq. 10, Kingma and Welling 2014, as a mean over the elements.
         kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
-        total = absolute + loss.squared_error * squared + loss.kl * kl
+        total = absolute + weights.squared_error * squared + weights.kl * kl
         return total, {"absolute": absolute, "squared": squared, "kl": kl}
 
-    def on_sample(step: int) -> Mapping[str, float]:
-        scenes, _ = held_out_captions(
-            SAMPLE_SCENES, seed=1, kind=CaptionKind(max_objects=max_objects)
-        )
-        pictures = draw_scenes(scenes, height=resolution, width=resolution)
-        rebuilt = round_trip(vae, pictures.to(pace.device)).cpu()
-        save_grid(
-            to_uint8(torch.cat([pictures[:16], rebuilt[:16]])), folder / f"sample-{step:06d}.png"
-        )
+    def on_sample(step: int) -> Samples:
+        positions = range(MEASURED_PICTURES)
+        pictures = measured.examples(positions).pixels
+        rebuilt = round_trip(vae, pictures.to(vae.device)).cpu()
         # Peak signal-to-noise ratio for a range of 2, in dB.
-        psnr = (10 * torch.log10(4 / F.mse_loss(rebuilt, pictures))).item()
-        return {"psnr": psnr} | score_pictures(to_uint8(rebuilt), scenes)
+        scalars = {"psnr": (10 * torch.log10(4 / F.mse_loss(rebuilt, pictures))).item()}
+        if isinstance(measured, DrawnWorld):
+            scenes = [scene for scene, _ in measured.scenes(positions)]
+            scalars |= score_pictures(readable(batch_to_uint8(rebuilt)), scenes)
+        return Samples(scalars, {"": batch_to_uint8(torch.cat([pictures[:16], rebuilt[:16]]))})
 
-    run_loop(
+    writes = run_loop(
         vae,
         folder=folder,
-        settings=settings,
+        settings=loop,
         pace=pace,
         batch_at=batch_at,
         loss_of=loss_of,
         on_sample=on_sample,
         resume=resume,
     )
-    if frozen_encoder is None:
-        rng = np.random.default_rng((settings.seed, settings.steps))
-        scenes = [sample_scene(rng, max_objects=max_objects) for _ in range(NORMALISATION_SCENES)]
-        pictures = draw_scenes(scenes, height=resolution, width=resolution)
-        normalise_latents(vae, pictures.to(pace.device))
-    vae.save_pretrained(folder / "vae")
+    if writes:
+        if settings.freeze_encoder is None:
+            seen = source.examples(range(NORMALISATION_PICTURES)).pixels
+            normalise_latents(vae, seen.to(vae.device))
+        vae.save_pretrained(folder / "vae")
 
 
 @torch.no_grad()

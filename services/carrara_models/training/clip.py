@@ -1,16 +1,16 @@
-"""Trains a small CLIP on the drawn world: a text and an image tower that meet.
+"""Trains a small CLIP: a text and an image tower that meet.
 
 Radford et al. 2021. unCLIP and Kandinsky stand on it: the prior makes its image embedding out of
-its text embedding. The evaluation measures with it too.
+its text embedding. The evaluation measures with it too. Its text tower tells a generator captions
+where there is no better one: of a data set of pictures it is what a text encoder is trained by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -22,15 +22,18 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from carrara_models.drawn_world.captions import write_caption
-from carrara_models.drawn_world.drawing import draw_scenes
-from carrara_models.drawn_world.scenes import Split, sample_scene
-from carrara_models.training.curriculum import PLAIN_CURRICULUM, Curriculum
-from carrara_models.training.loop import Batch, LoopSettings, Pace, run_loop
-from carrara_models.training.text_encoder import tokenize
-from carrara_models.training.tokenizer import MAX_TOKENS, build_caption_tokenizer
+from carrara_models.training.data.examples import Examples
+from carrara_models.training.data.settings import DataSettings, open_measured, open_source
+from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples, run_loop
+from carrara_models.training.text_conditioning import tokens_for
+from carrara_models.training.tokenizer import (
+    MAX_TOKENS,
+    build_caption_tokenizer,
+    build_tokenizer_of,
+)
 
-MEASURED_SCENES = 128
+MEASURED_PICTURES = 128
+CAPTIONS_FOR_WORDS = 2000
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,24 @@ class ClipShape:
     heads: int = 4
     patch: int = 8
     resolution: int = 64
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """A run of a CLIP."""
+
+    data: DataSettings = DataSettings()
+    shape: ClipShape = ClipShape()
+    loop: LoopSettings = LoopSettings(
+        steps=3000,
+        batch_size=96,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        warmup_steps=200,
+        decay_fraction=0.6,
+        ema_decay=0.995,
+        bfloat16=False,
+    )
 
 
 def build_clip(tokenizer: CLIPTokenizer, shape: ClipShape) -> CLIPModel:
@@ -80,78 +101,58 @@ def build_clip(tokenizer: CLIPTokenizer, shape: ClipShape) -> CLIPModel:
     return CLIPModel(config)
 
 
-def train_clip(
-    folder: Path,
-    *,
-    settings: LoopSettings,
-    pace: Pace,
-    shape: ClipShape,
-    curriculum: Curriculum = PLAIN_CURRICULUM,
-    resume: bool = False,
-) -> None:
+def train_clip(folder: Path, settings: ClipSettings, *, pace: Pace, resume: bool = False) -> None:
     """Trains in `folder`; leaves the whole in `clip/`, and its parts each in a folder of its own.
 
-    These are `tokenizer/`, `text_encoder/`, `image_encoder/` and `image_processor/`.
+    These are `tokenizer/`, `text_encoder/`, `image_encoder/` and `image_processor/`. The loss
+    contrasts what one process sees at once: more processes or micro-batches make it an easier one.
 
     Args:
-        curriculum: The part of the drawn world that is taught.
+        folder: Where the run lives.
+        settings: The recipe.
+        pace: Reports, device and workers.
         resume: Goes on from the snapshot in `folder`.
     """
-    tokenizer = build_caption_tokenizer(curriculum.languages)
-    torch.manual_seed(settings.seed)
-    clip = build_clip(tokenizer, shape)
+    loop, side = settings.loop, settings.shape.resolution
+    source = open_source(settings.data, height=side, width=side, seed=loop.seed)
+    measured = open_measured(settings.data, height=side, width=side)
+    if settings.data.is_drawn:
+        tokenizer = build_caption_tokenizer(settings.data.languages)
+    else:
+        seen = (source.examples([index]).captions[0] for index in range(CAPTIONS_FOR_WORDS))
+        tokenizer = build_tokenizer_of(seen)
+    torch.manual_seed(loop.seed)
+    clip = build_clip(tokenizer, settings.shape)
 
-    def batch_at(step: int) -> Batch:
-        rng = np.random.default_rng((settings.seed, step))
-        return _examples(settings.batch_size, rng, tokenizer, shape=shape, curriculum=curriculum)
+    def inputs_of(examples: Examples) -> Batch:
+        # In [-1, 1], as the processor's mean and deviation of 0.5 make them of pixels in [0, 1].
+        return {"pixel_values": examples.pixels, **tokens_for(tokenizer, examples.captions)}
+
+    def batch_at(positions: Sequence[int]) -> Batch:
+        examples = source.examples(positions)
+        return {SKIPPED: examples.skipped_counts(), **inputs_of(examples)}
 
     def loss_of(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        output = clip(
-            input_ids=batch["input_ids"], pixel_values=batch["pixel_values"], return_loss=True
-        )
-        return output.loss, {}
+        return clip(**batch, return_loss=True).loss, {}
 
-    def on_sample(step: int) -> Mapping[str, float]:
-        rng = np.random.default_rng(1)
-        batch = _examples(
-            MEASURED_SCENES, rng, tokenizer, shape=shape, curriculum=curriculum, split="heldout"
-        )
-        batch = {name: tensor.to(pace.device) for name, tensor in batch.items()}
-        logits = clip(**batch).logits_per_text
+    def on_sample(step: int) -> Samples:
+        batch = inputs_of(measured.examples(range(MEASURED_PICTURES)))
+        logits = clip(**{n: t.to(clip.device) for n, t in batch.items()}).logits_per_text
         right = logits.argmax(dim=1).cpu() == torch.arange(len(logits))
-        return {"found_its_picture": right.float().mean().item()}
+        return Samples({"found_its_picture": right.float().mean().item()})
 
-    run_loop(
+    writes = run_loop(
         clip,
         folder=folder,
-        settings=settings,
+        settings=loop,
         pace=pace,
         batch_at=batch_at,
         loss_of=loss_of,
         on_sample=on_sample,
         resume=resume,
     )
-    _save(clip, tokenizer, folder)
-
-
-def _examples(
-    count: int,
-    rng: np.random.Generator,
-    tokenizer: CLIPTokenizer,
-    *,
-    shape: ClipShape,
-    curriculum: Curriculum,
-    split: Split = "train",
-) -> Batch:
-    scenes = [
-        sample_scene(rng, split=split, max_objects=curriculum.max_objects) for _ in range(count)
-    ]
-    captions = [
-        write_caption(scene, rng, language=curriculum.draw_language(rng)) for scene in scenes
-    ]
-    pictures = draw_scenes(scenes, height=shape.resolution, width=shape.resolution)
-    # In [-1, 1], as the processor's mean and deviation of 0.5 make them of pictures in [0, 1].
-    return {"input_ids": tokenize(tokenizer, captions), "pixel_values": pictures}
+    if writes:
+        _save(clip, tokenizer, folder)
 
 
 def _save(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:

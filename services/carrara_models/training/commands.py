@@ -1,272 +1,242 @@
-"""The command line `carrara train text-encoder|autoencoder|generator`."""
+"""The command line `carrara train PART` and `carrara train export`."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import diffusers
 import torch
+import transformers
 import typer
+from accelerate import PartialState
 
-from carrara_models.drawn_world.captions import LANGUAGES
-from carrara_models.drawn_world.scenes import MAX_OBJECTS
-from carrara_models.evaluation.painting import PaintSettings
-from carrara_models.training.autoencoder import (
-    AutoencoderLoss,
-    AutoencoderShape,
-    train_autoencoder,
+from carrara_models.training.data.records import DataError
+from carrara_models.training.errors import RecipeError
+from carrara_models.training.loop import SNAPSHOT, Pace
+from carrara_models.training.run_files import (
+    RUN_FILE,
+    build_settings,
+    change,
+    read_recipe,
+    to_toml,
+    write_recipe,
 )
-from carrara_models.training.curriculum import Curriculum
-from carrara_models.training.export import DefaultSettings, export_checkpoint
-from carrara_models.training.generator import GeneratorObjective, GeneratorShape, train_generator
-from carrara_models.training.loop import LoopSettings, Pace
-from carrara_models.training.text_encoder import (
-    TextEncoderShape,
-    TextModelKind,
-    train_text_encoder,
-)
+
+Device = Literal["cpu", "auto"]
 
 app = typer.Typer(help="Train the parts of a text-to-image model, one by one.")
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
-Steps = Annotated[int, typer.Option(min=1, help="Steps of the whole run.")]
-BatchSize = Annotated[int, typer.Option(min=1)]
-LearningRate = Annotated[float, typer.Option(min=0)]
-Seed = Annotated[int, typer.Option(min=0)]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last snapshot.")]
-StopAt = Annotated[int | None, typer.Option(min=1, help="Stop early, to be resumed later.")]
-EmaDecay = Annotated[float, typer.Option(min=0, max=1)]
-WarmupSteps = Annotated[int, typer.Option(min=0)]
-DecayFraction = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of the steps in which the rate decays.")
-]
-BFloat16 = Annotated[bool, typer.Option(help="Autocast to bfloat16.")]
-Device = Annotated[str, typer.Option(help="Where the network is trained, e.g. cpu or cuda:0.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that prepare batches.")]
-NumThreads = Annotated[int, typer.Option(min=1, help="Threads of the training process.")]
-LogEvery = Annotated[int, typer.Option(min=1)]
-SaveEvery = Annotated[int, typer.Option(min=1)]
-SampleEvery = Annotated[int, typer.Option(min=1)]
-MaxObjects = Annotated[
-    int, typer.Option(min=1, max=MAX_OBJECTS, help="The most objects that a scene holds.")
-]
-Languages = Annotated[
-    list[str],
-    typer.Option("--language", help="Language of captions, en or zh; may be given twice."),
-]
+
+@dataclass(frozen=True)
+class Part:
+    """A part that can be trained.
+
+    Attributes:
+        module: Where its settings and its function are.
+        settings: The name of the class of its settings.
+        train: The name of the function, called with folder, settings, `pace` and `resume`.
+    """
+
+    help: str
+    module: str
+    settings: str
+    train: str
 
 
-def _check_init(init: Path | None, *, resume: bool) -> None:
-    if init is not None and resume:
-        raise typer.BadParameter("a resumed run goes on from its own weights", param_hint="--init")
-
-
-def _curriculum(max_objects: int, languages: list[str]) -> Curriculum:
-    known = tuple(name for name in LANGUAGES if name in languages)
-    if len(known) < len(languages):
-        raise typer.BadParameter(
-            f"{languages} are not each one of {list(LANGUAGES)}", param_hint="--language"
-        )
-    return Curriculum(max_objects=max_objects, languages=known)
-
-
-@app.command("text-encoder")
-def text_encoder(
-    output: Output = Path("runs/text-encoder"),
-    steps: Steps = 800,
-    batch_size: BatchSize = 64,
-    learning_rate: LearningRate = 1e-3,
-    max_objects: MaxObjects = 2,
-    language: Languages = ["en"],  # noqa: B006
-    kind: Annotated[
-        TextModelKind, typer.Option(help="Stable Diffusion's text model, or Imagen's.")
-    ] = "clip",
-    layers: Annotated[int, typer.Option(min=1)] = TextEncoderShape.layers,
-    label_smoothing: Annotated[float, typer.Option(min=0, max=1)] = 0.0,
-    init: Annotated[
-        Path | None, typer.Option(help="Folder of an earlier run to begin with.")
-    ] = None,
-    seed: Seed = 0,
-    resume: Resume = False,
-    stop_at: StopAt = None,
-    ema_decay: EmaDecay = 0.995,
-    warmup_steps: WarmupSteps = 100,
-    decay_fraction: DecayFraction = 0.5,
-    bfloat16: BFloat16 = False,
-    device: Device = "cpu",
-    workers: Workers = 1,
-    num_threads: NumThreads = 1,
-    log_every: LogEvery = 50,
-    save_every: SaveEvery = 500,
-    sample_every: SampleEvery = 250,
-) -> None:
-    """Train a text model to read captions."""
-    _check_init(init, resume=resume)
-    if init is not None and kind != "clip":
-        raise typer.BadParameter("only clip begins with an earlier run", param_hint="--init")
-    torch.set_num_threads(num_threads)
-    train_text_encoder(
-        output,
-        settings=LoopSettings(
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            ema_decay=ema_decay,
-            warmup_steps=warmup_steps,
-            decay_fraction=decay_fraction,
-            bfloat16=bfloat16,
-        ),
-        pace=Pace(device, workers, log_every, save_every, sample_every, stop_at),
-        shape=TextEncoderShape(layers=layers),
-        kind=kind,
-        curriculum=_curriculum(max_objects, language),
-        label_smoothing=label_smoothing,
-        init=init,
-        resume=resume,
-    )
-
-
-@app.command("autoencoder")
-def autoencoder(
-    output: Output = Path("runs/autoencoder"),
-    steps: Steps = 2500,
-    batch_size: BatchSize = 12,
-    learning_rate: LearningRate = 1.5e-3,
-    freeze_encoder: Annotated[
-        Path | None,
-        typer.Option(help="Folder with a vae/ whose decoder alone is trained further."),
-    ] = None,
-    latent_noise: Annotated[
-        float, typer.Option(min=0, help="Noise added to the latents, in units of theirs.")
-    ] = 0.0,
-    strokes: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Share of the pictures that show strokes, in every colour."
-        ),
-    ] = 0.25,
-    max_objects: MaxObjects = 2,
-    seed: Seed = 0,
-    resume: Resume = False,
-    stop_at: StopAt = None,
-    ema_decay: EmaDecay = 0.998,
-    warmup_steps: WarmupSteps = 100,
-    decay_fraction: DecayFraction = 0.4,
-    bfloat16: BFloat16 = True,
-    device: Device = "cpu",
-    workers: Workers = 1,
-    num_threads: NumThreads = 1,
-    log_every: LogEvery = 50,
-    save_every: SaveEvery = 200,
-    sample_every: SampleEvery = 250,
-) -> None:
-    """Train an autoencoder, or the decoder half of one."""
-    torch.set_num_threads(num_threads)
-    train_autoencoder(
-        output,
-        settings=LoopSettings(
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            ema_decay=ema_decay,
-            warmup_steps=warmup_steps,
-            decay_fraction=decay_fraction,
-            bfloat16=bfloat16,
-        ),
-        pace=Pace(device, workers, log_every, save_every, sample_every, stop_at),
-        shape=AutoencoderShape(),
-        loss=AutoencoderLoss(latent_noise=latent_noise),
-        frozen_encoder=freeze_encoder,
-        strokes=strokes,
-        max_objects=max_objects,
-        resume=resume,
-    )
-
-
-@app.command("generator")
-def generator(
-    output: Output = Path("runs/generator"),
-    text_encoder: Annotated[
-        Path, typer.Option(help="Folder with a tokenizer/ and a text_encoder/.")
-    ] = Path("runs/text-encoder"),
-    autoencoder: Annotated[Path, typer.Option(help="Folder with a vae/.")] = Path(
-        "runs/autoencoder"
+PARTS = {
+    "text-encoder": Part(
+        "Train a text model, CLIP's or T5's, to read captions of the drawn world.",
+        "text_encoder",
+        "TextEncoderSettings",
+        "train_text_encoder",
     ),
-    steps: Steps = 8900,
-    batch_size: BatchSize = 24,
-    learning_rate: LearningRate = 1.6e-3,
-    log_snr_mean: Annotated[
-        float, typer.Option(help="Mean of the log signal-to-noise ratios to train on.")
-    ] = -1.0,
-    log_snr_deviation: Annotated[float, typer.Option(min=0, help="Their deviation.")] = 1.75,
-    uniform_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of timesteps drawn evenly instead.")
-    ] = 0.25,
-    max_objects: MaxObjects = 2,
-    language: Languages = ["en"],  # noqa: B006
-    init: Annotated[Path | None, typer.Option(help="Folder with a unet/ to begin with.")] = None,
-    seed: Seed = 0,
-    resume: Resume = False,
-    stop_at: StopAt = None,
-    ema_decay: EmaDecay = 0.999,
-    warmup_steps: WarmupSteps = 200,
-    decay_fraction: DecayFraction = 0.4,
-    bfloat16: BFloat16 = True,
-    device: Device = "cpu",
-    workers: Workers = 1,
-    num_threads: NumThreads = 1,
-    log_every: LogEvery = 50,
-    save_every: SaveEvery = 250,
-    sample_every: SampleEvery = 500,
+    "clip": Part(
+        "Train a CLIP: a text and an image tower that meet.", "clip", "ClipSettings", "train_clip"
+    ),
+    "autoencoder": Part(
+        "Train an autoencoder, or the decoder half of one.",
+        "autoencoder",
+        "AutoencoderSettings",
+        "train_autoencoder",
+    ),
+    "generator": Part(
+        "Train a denoiser of latents or pixels behind a text encoder, or behind a CLIP.",
+        "generator",
+        "GeneratorSettings",
+        "train_generator",
+    ),
+    "prior": Part(
+        "Train a diffusion prior: a caption's CLIP embedding to its picture's.",
+        "prior",
+        "PriorSettings",
+        "train_prior",
+    ),
+    "super-resolution": Part(
+        "Train the denoiser that makes a small picture large.",
+        "super_resolution",
+        "SuperResolutionSettings",
+        "train_super_resolution",
+    ),
+    "unconditional": Part(
+        "Train plain DDPM, which is told nothing.",
+        "unconditional",
+        "UnconditionalSettings",
+        "train_unconditional",
+    ),
+}
+
+
+def train_part(
+    name: str,
+    *,
+    output: Path | None = None,
+    config: Path | None = None,
+    changes: Sequence[str] = (),
+    pace: Pace = Pace(),
+    resume: bool = False,
 ) -> None:
-    """Train a latent diffusion UNet behind a frozen text encoder and autoencoder."""
-    _check_init(init, resume=resume)
-    torch.set_num_threads(num_threads)
-    train_generator(
-        output,
-        text_encoder_folder=text_encoder,
-        autoencoder_folder=autoencoder,
-        settings=LoopSettings(
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            betas=(0.9, 0.98),
-            ema_decay=ema_decay,
-            warmup_steps=warmup_steps,
-            decay_fraction=decay_fraction,
-            bfloat16=bfloat16,
-        ),
-        pace=Pace(device, workers, log_every, save_every, sample_every, stop_at),
-        shape=GeneratorShape(),
-        objective=GeneratorObjective(
-            log_snr_mean=log_snr_mean,
-            log_snr_deviation=log_snr_deviation,
-            uniform_share=uniform_share,
-        ),
-        painting=PaintSettings(),
-        curriculum=_curriculum(max_objects, language),
-        init=init,
-        resume=resume,
-    )
+    """Trains a part in a folder, whose `run.toml` tells with what and repeats it.
+
+    Args:
+        name: Of the part.
+        output: The run's folder; `runs/NAME` where None.
+        config: A recipe, or the folder of a run.
+        changes: Such as "loop.steps=100".
+        pace: Reports, device and workers.
+        resume: Goes on from the snapshot in the folder, with the run's own recipe.
+
+    Raises:
+        RecipeError: The recipe cannot be taken.
+        FileExistsError: There is a run in the folder, and `resume` is false.
+        FileNotFoundError: Something that it is trained behind is not there.
+        DataError: The data hold nothing to train on.
+    """
+    part, folder = PARTS[name], output or Path("runs") / name
+    _quieten()
+    module = import_module(f"carrara_models.training.{part.module}")
+    if resume and config is not None:
+        raise RecipeError("a resumed run goes on with its own recipe: leave --config out")
+    file = folder if resume else config
+    given = {} if file is None else read_recipe(file, part=name)
+    settings = build_settings(getattr(module, part.settings), change(given, changes))
+    if not resume and (folder / SNAPSHOT).exists():
+        raise FileExistsError(f"{folder} holds a run: resume it, or choose another folder")
+    if PartialState(cpu=pace.device == "cpu").is_main_process:
+        write_recipe(folder / RUN_FILE, settings, part=name)
+    train: Callable[..., None] = getattr(module, part.train)
+    train(folder, settings, pace=pace, resume=resume)
+
+
+def _quieten() -> None:
+    """Leaves stderr to the run: they tell of each file, and of packages that nothing here needs."""
+    for library in (transformers.utils.logging, diffusers.utils.logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+
+
+def _command(name: str) -> Callable[..., None]:
+    def command(
+        output: Annotated[
+            Path | None, typer.Option("--output", "-o", help=f"Folder of the run; runs/{name}.")
+        ] = None,
+        config: Annotated[
+            Path | None, typer.Option(help="A recipe in TOML, or the folder of a run to repeat.")
+        ] = None,
+        changes: Annotated[
+            list[str] | None,
+            typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as loop.steps=100."),
+        ] = None,
+        show: Annotated[
+            bool, typer.Option("--show", help="Print the recipe, defaults and all, and end.")
+        ] = False,
+        resume: Annotated[
+            bool, typer.Option("--resume", help="Go on from the run's last snapshot.")
+        ] = False,
+        stop_at: Annotated[
+            int | None, typer.Option(min=1, help="Stop early, to be resumed later.")
+        ] = None,
+        device: Annotated[
+            Device, typer.Option(help="cpu, or auto for the best that is here.")
+        ] = "cpu",
+        workers: Annotated[
+            int, typer.Option(min=0, help="Processes that prepare batches.")
+        ] = Pace.workers,
+        num_threads: Annotated[
+            int, typer.Option(min=1, help="Threads of the training process.")
+        ] = 1,
+        log_every: Annotated[int, typer.Option(min=1)] = Pace.log_every,
+        save_every: Annotated[int, typer.Option(min=1)] = Pace.save_every,
+        sample_every: Annotated[int, typer.Option(min=1)] = Pace.sample_every,
+    ) -> None:
+        torch.set_num_threads(num_threads)
+        pace = Pace(device, workers, log_every, save_every, sample_every, stop_at)
+        try:
+            if show:
+                part = PARTS[name]
+                kind = getattr(
+                    import_module(f"carrara_models.training.{part.module}"), part.settings
+                )
+                given = {} if config is None else read_recipe(config, part=name)
+                settings = build_settings(kind, change(given, changes or []))
+                typer.echo(to_toml(settings, part=name), nl=False)
+                return
+            train_part(
+                name,
+                output=output,
+                config=config,
+                changes=changes or [],
+                pace=pace,
+                resume=resume,
+            )
+        except (RecipeError, DataError, FileExistsError, FileNotFoundError) as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return command
+
+
+for _name, _part in PARTS.items():
+    app.command(_name, help=_part.help)(_command(_name))
 
 
 @app.command("export")
 def export(
-    output: Annotated[Path, typer.Argument(help="Folder of the checkpoint.")],
-    text_encoder: Annotated[Path, typer.Option()] = Path("runs/text-encoder"),
-    autoencoder: Annotated[Path, typer.Option()] = Path("runs/autoencoder"),
-    generator: Annotated[Path, typer.Option()] = Path("runs/generator"),
-    num_inference_steps: Annotated[int, typer.Option(min=1)] = DefaultSettings.num_inference_steps,
-    guidance_scale: Annotated[float, typer.Option(min=0)] = DefaultSettings.guidance_scale,
-) -> None:
-    """Put trained parts together as one checkpoint in diffusers layout."""
-    export_checkpoint(
-        output,
-        text_encoder_folder=text_encoder,
-        autoencoder_folder=autoencoder,
-        generator_folder=generator,
-        defaults=DefaultSettings(
-            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="A generator's; with it super-resolution's where it denoises pixels, a prior's "
+            "where it stands behind a CLIP.",
         ),
-    )
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the checkpoint.")],
+    autoencoder: Annotated[
+        Path | None,
+        typer.Option(help="A folder with a vae/ in place of the generator's, its decoder better."),
+    ] = None,
+    defaults: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--default",
+            metavar="NAME=VALUE",
+            help="What a picture is painted with where a request does not say, such as "
+            "guidance_scale=3.",
+        ),
+    ] = None,
+    scheduler: Annotated[str, typer.Option(help="The sampler of a pixel cascade.")] = "dpm++2m",
+) -> None:
+    """Make a checkpoint of finished runs, which diffusers loads and Carrara serves."""
+    _quieten()
+    from carrara_models.training.export_runs import export_runs
+
+    try:
+        export_runs(
+            output,
+            runs,
+            autoencoder=autoencoder,
+            defaults=defaults or [],
+            scheduler=scheduler,
+        )
+    except (RecipeError, FileNotFoundError) as error:
+        raise typer.BadParameter(str(error)) from error

@@ -1,42 +1,41 @@
 """Trains any denoiser: clean samples, noise, a network's prediction, and the loop around them.
 
 It knows neither what the samples are (pixels, latents, embeddings) nor what the network is told
-beside them; both come with the examples.
+beside them; both come with the task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from carrara_models.training import objectives
-from carrara_models.training.loop import Batch, LoopSettings, Pace, run_loop
+from carrara_models.training.loop import Batch, LoopSettings, Pace, Samples, run_loop
 from carrara_models.training.objectives import Objective
+from carrara_models.training.randomness import Draw, normal_of, torch_generator_of
 
 # The clean samples of a batch; everything else is for the network.
 SAMPLES, NOISE, TIMESTEPS = "samples", "noise", "timesteps"
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Where a denoiser's batches come from.
+class DenoisingTask:
+    """What is denoised, and what the network is told.
 
     Attributes:
-        at: Gives the batch of a step: `samples` [B, ...], and what the network is told beside them.
-            Everything random in it is drawn from the generators, so that a step's batch depends on
-            nothing but the step.
-        network: Called with x_t [B, ...], timesteps [B] and the batch; gives the prediction
+        batch_at: Gives the examples at positions of the run: `samples` [B, ...], and what the
+            network is told beside them. A pure function of the positions, one by one.
+        predict: Called with x_t [B, ...], timesteps [B] and the batch; gives the prediction
             [B, ...].
     """
 
-    at: Callable[[np.random.Generator, torch.Generator], Batch]
-    network: Callable[[Tensor, Tensor, Batch], Tensor]
+    batch_at: Callable[[Sequence[int]], Batch]
+    predict: Callable[[Tensor, Tensor, Batch], Tensor]
 
 
 def train_denoiser(
@@ -47,40 +46,45 @@ def train_denoiser(
     pace: Pace,
     schedule: Any,
     objective: Objective,
-    examples: Examples,
-    on_sample: Callable[[int], Mapping[str, float]],
+    task: DenoisingTask,
+    on_sample: Callable[[int], Samples],
     resume: bool = False,
-) -> None:
+) -> bool:
     """Trains `network` in `folder`; leaves the averaged parameters in it (Alg. 1, Ho et al. 2020).
 
     Args:
         schedule: Of `objectives.build_schedule`.
         on_sample: As of `run_loop`.
         resume: Goes on from the snapshot in `folder`.
+
+    Returns:
+        As `run_loop`.
     """
     chosen: dict[str, Any] = {"schedule": schedule, "objective": objective}
 
     @torch.no_grad()
-    def batch_at(step: int) -> Batch:
-        rng = np.random.default_rng((settings.seed, step))
-        torch_generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        batch = examples.at(rng, torch_generator)
-        samples = batch[SAMPLES]
+    def batch_at(positions: Sequence[int]) -> Batch:
+        batch = task.batch_at(positions)
+        timesteps = [
+            objectives.sample_timesteps(
+                1, torch_generator=torch_generator_of(settings.seed, Draw.TIMESTEP, p), **chosen
+            )
+            for p in positions
+        ]
+        shape = batch[SAMPLES].shape[1:]
         return batch | {
-            NOISE: torch.randn(samples.shape, generator=torch_generator),
-            TIMESTEPS: objectives.sample_timesteps(
-                len(samples), torch_generator=torch_generator, **chosen
-            ),
+            NOISE: normal_of(settings.seed, Draw.NOISE, positions, shape),
+            TIMESTEPS: torch.cat(timesteps),
         }
 
     def loss_of(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         samples, noise, timesteps = batch[SAMPLES], batch[NOISE], batch[TIMESTEPS]
         noisy = objectives.add_noise(samples, noise, timesteps, **chosen)
         wanted = objectives.target_of(samples, noise, timesteps, **chosen)
-        predicted = examples.network(noisy, timesteps, batch)
+        predicted = task.predict(noisy, timesteps, batch)
         return objectives.loss_of(predicted, wanted, timesteps, **chosen), {}
 
-    run_loop(
+    return run_loop(
         network,
         folder=folder,
         settings=settings,

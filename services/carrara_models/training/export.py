@@ -40,6 +40,7 @@ from transformers import (
 from carrara_models.cascade_folders import CascadeStage, write_cascade
 from carrara_models.checkpoints import MANIFEST, MANIFEST_FORMAT, open_checkpoint, stages_of
 from carrara_models.denoising.schedulers import SCHEDULERS
+from carrara_models.training.run_folders import load_component
 
 SUPER_RESOLUTION_PREFIX = "super_res_"
 
@@ -121,11 +122,11 @@ def export_checkpoint(
         defaults: Written to `carrara.json`.
     """
     pipeline = assemble(
-        tokenizer=CLIPTokenizer.from_pretrained(text_encoder_folder / "tokenizer"),
-        text_encoder=CLIPTextModel.from_pretrained(text_encoder_folder / "text_encoder"),
-        vae=AutoencoderKL.from_pretrained(autoencoder_folder / "vae"),
-        unet=UNet2DConditionModel.from_pretrained(generator_folder / "unet"),
-        scheduler=DPMSolverMultistepScheduler.from_pretrained(generator_folder / "scheduler"),
+        tokenizer=load_component(CLIPTokenizer, text_encoder_folder, "tokenizer"),
+        text_encoder=load_component(CLIPTextModel, text_encoder_folder, "text_encoder"),
+        vae=load_component(AutoencoderKL, autoencoder_folder, "vae"),
+        unet=load_component(UNet2DConditionModel, generator_folder, "unet"),
+        scheduler=load_component(DPMSolverMultistepScheduler, generator_folder, "scheduler"),
     )
     _save(pipeline, output, defaults=asdict(defaults))
 
@@ -159,19 +160,19 @@ def export_pixel_cascade(
         "requires_safety_checker": False,
     }
     base = IFPipeline(
-        tokenizer=T5Tokenizer.from_pretrained(text_encoder_folder / "tokenizer"),
-        text_encoder=T5EncoderModel.from_pretrained(text_encoder_folder / "text_encoder"),
-        unet=UNet2DConditionModel.from_pretrained(base_folder / "unet"),
-        scheduler=_pixel_sampler(scheduler, base_folder / "scheduler"),
+        tokenizer=load_component(T5Tokenizer, text_encoder_folder, "tokenizer"),
+        text_encoder=load_component(T5EncoderModel, text_encoder_folder, "text_encoder"),
+        unet=load_component(UNet2DConditionModel, base_folder, "unet"),
+        scheduler=_pixel_sampler(scheduler, base_folder),
         **without,
     )
     super_resolution = IFSuperResolutionPipeline(
         tokenizer=None,
         text_encoder=None,
-        unet=UNet2DConditionModel.from_pretrained(super_resolution_folder / "unet"),
-        scheduler=_pixel_sampler(scheduler, super_resolution_folder / "scheduler"),
-        image_noising_scheduler=DDPMScheduler.from_pretrained(
-            super_resolution_folder / "image_noising_scheduler"
+        unet=load_component(UNet2DConditionModel, super_resolution_folder, "unet"),
+        scheduler=_pixel_sampler(scheduler, super_resolution_folder),
+        image_noising_scheduler=load_component(
+            DDPMScheduler, super_resolution_folder, "image_noising_scheduler"
         ),
         **without,
     )
@@ -204,17 +205,17 @@ def export_unclip_cascade(
         defaults: Written to each folder's `carrara.json`.
     """
     prior = KandinskyV22PriorPipeline(
-        tokenizer=CLIPTokenizer.from_pretrained(clip_folder / "tokenizer"),
-        text_encoder=CLIPTextModelWithProjection.from_pretrained(clip_folder / "text_encoder"),
-        image_encoder=CLIPVisionModelWithProjection.from_pretrained(clip_folder / "image_encoder"),
-        image_processor=CLIPImageProcessorPil.from_pretrained(clip_folder / "image_processor"),
-        prior=PriorTransformer.from_pretrained(prior_folder / "prior"),
-        scheduler=UnCLIPScheduler.from_pretrained(prior_folder / "scheduler"),
+        tokenizer=load_component(CLIPTokenizer, clip_folder, "tokenizer"),
+        text_encoder=load_component(CLIPTextModelWithProjection, clip_folder, "text_encoder"),
+        image_encoder=load_component(CLIPVisionModelWithProjection, clip_folder, "image_encoder"),
+        image_processor=load_component(CLIPImageProcessorPil, clip_folder, "image_processor"),
+        prior=load_component(PriorTransformer, prior_folder, "prior"),
+        scheduler=load_component(UnCLIPScheduler, prior_folder, "scheduler"),
     )
     decoder = KandinskyV22Pipeline(
-        unet=UNet2DConditionModel.from_pretrained(image_unet_folder / "unet"),
-        scheduler=DDIMScheduler.from_pretrained(image_unet_folder / "scheduler"),
-        movq=VQModel.from_pretrained(image_unet_folder / "movq"),
+        unet=load_component(UNet2DConditionModel, image_unet_folder, "unet"),
+        scheduler=load_component(DDIMScheduler, image_unet_folder, "scheduler"),
+        movq=load_component(VQModel, image_unet_folder, "movq"),
     )
     of_prior = {
         name: value for name, value in asdict(defaults).items() if name.startswith("prior_")
@@ -225,10 +226,13 @@ def export_unclip_cascade(
     _save_cascade(output, ["prior", "decoder"])
 
 
-def _pixel_sampler(name: str, trained: Path) -> Any:
+def _pixel_sampler(name: str, run: Path) -> Any:
     """A sampler that keeps what it takes for the clean picture in the pixels' range."""
     class_name, overrides = SCHEDULERS[name]
-    own = DDPMScheduler.from_pretrained(trained)
+    left = load_component(DPMSolverMultistepScheduler, run, "scheduler")
+    if left.config.use_flow_sigmas:
+        return left  # the others know no straight paths
+    own = DDPMScheduler.from_config(left.config)
     if class_name == type(own).__name__:
         return own
     # Multistep solvers do not clip; with this bound, dynamic thresholding does it.

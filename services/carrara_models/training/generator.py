@@ -1,265 +1,349 @@
-"""Trains a latent diffusion UNet on the drawn world, behind a frozen text encoder and autoencoder.
+"""Trains the denoiser that paints: latents or pixels, told a caption or an image embedding.
 
-Denoising score matching with v-prediction (Salimans and Ho 2022, App. D) on a DDPM schedule; the
-noise levels are drawn from a normal distribution of the log signal-to-noise ratio.
+What it is told and what it denoises follow from the runs that it is trained behind:
+
+| behind | layout of the result |
+|---|---|
+| a text encoder and an autoencoder | Stable Diffusion's |
+| a text encoder | DeepFloyd IF's base: pixels |
+| a CLIP and an autoencoder | Kandinsky 2.2's UNet, which paints an image embedding |
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
-    DDPMScheduler,
+    DDIMScheduler,
     DPMSolverMultistepScheduler,
+    IFPipeline,
+    KandinskyV22Pipeline,
     UNet2DConditionModel,
 )
-from diffusers.models.attention_processor import AttnProcessor
+from numpy.typing import NDArray
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from carrara_models.drawn_world.captions import write_caption
-from carrara_models.drawn_world.drawing import draw_scenes
-from carrara_models.drawn_world.scenes import sample_scene
-from carrara_models.evaluation.attributes import (
-    CaptionKind,
-    held_out_captions,
-    score_pictures,
-)
 from carrara_models.evaluation.painting import PaintSettings, paint
-from carrara_models.training.curriculum import PLAIN_CURRICULUM, Curriculum
+from carrara_models.training.clip_towers import Towers, embedding_of_nothing, load_towers
+from carrara_models.training.data.settings import DataSettings, open_source
+from carrara_models.training.denoisers import SAMPLES, DenoisingTask, train_denoiser
+from carrara_models.training.errors import RecipeError
 from carrara_models.training.export import assemble
-from carrara_models.training.loop import Batch, LoopSettings, Pace, run_loop
-from carrara_models.training.sample_grids import save_grid
-from carrara_models.training.text_encoder import tokenize
+from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples
+from carrara_models.training.movq import build_movq
+from carrara_models.training.objectives import Objective, build_schedule
+from carrara_models.training.randomness import Draw, chosen_of
+from carrara_models.training.run_folders import load_component
+from carrara_models.training.samples import (
+    SampleCaptions,
+    SampleSettings,
+    join,
+    sample_captions,
+)
+from carrara_models.training.text_conditioning import PROMPT_EMBEDS, FrozenTextEncoder
+from carrara_models.training.unets import (
+    UNetShape,
+    build_unet,
+    told_a_caption,
+    told_an_image_embedding,
+    use_plain_attention,
+)
 
-TRAIN_TIMESTEPS = 1000
-# A linear schedule ends at a residual signal of 0.6 %, so that pure noise is a fair start; the
-# scaled-linear one keeps 7 %, which would tint every background.
-BETA_START, BETA_END = 1e-4, 0.02
-SAMPLE_SCENES = 48
-GRID_PICTURES = 32
+IMAGE_EMBEDS = "image_embeds"
+PIXEL_CHANNELS = 3
 
 
 @dataclass(frozen=True)
-class GeneratorShape:
-    """The size of the UNet; each width after the first halves the resolution and attends."""
+class GeneratorSettings:
+    """A run of a generator."""
 
-    widths: tuple[int, ...] = (32, 64, 128)
-    attention_heads: int = 4
-
-
-@dataclass(frozen=True)
-class GeneratorObjective:
-    """What the UNet is trained on."""
-
-    log_snr_mean: float = -1.0
-    log_snr_deviation: float = 1.75
-    uniform_share: float = 0.25
-    """How many of the timesteps are drawn evenly instead. The first steps of a sampler lie far out
-    in the normal distribution's tail; where the network is untrained, they put objects anywhere."""
-    caption_dropout: float = 0.1
-    """How often the empty caption stands for the scene's, for classifier-free guidance."""
-    omit: float = 0.05
-    """How often a caption leaves out one thing."""
-
-
-def build_unet(
-    shape: GeneratorShape, *, latent_channels: int, latent_size: int, text_width: int
-) -> UNet2DConditionModel:
-    """A UNet with fresh weights; the pooled caption joins the timestep (`addition_embed_type`)."""
-    attending = len(shape.widths) - 1
-    return UNet2DConditionModel(
-        sample_size=latent_size,
-        in_channels=latent_channels,
-        out_channels=latent_channels,
-        block_out_channels=shape.widths,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * attending,
-        up_block_types=("CrossAttnUpBlock2D",) * attending + ("UpBlock2D",),
-        cross_attention_dim=text_width,
-        # The name is historical: with this class, it counts the heads.
-        attention_head_dim=shape.attention_heads,
-        norm_num_groups=8,
-        addition_embed_type="text",
-        addition_embed_type_num_heads=4,
+    text_encoder: Path | None = None
+    """A folder with a `tokenizer/` and a `text_encoder/`."""
+    clip: Path | None = None
+    """A folder that a run of a CLIP left, in place of a text encoder."""
+    autoencoder: Path | None = None
+    """A folder with a `vae/`, whose latents have unit variance; None denoises pixels."""
+    init: Path | None = None
+    """A folder with a `unet/` to begin with, such as that of an earlier run."""
+    resolution: int = 32
+    """Of the pixels; with an autoencoder its own holds."""
+    dropout: float = 0.1
+    """How often the empty caption, or the embedding of nothing, stands for the picture's own: what
+    classifier-free guidance leads away from."""
+    embedding_cache: Path | None = None
+    """A folder to keep captions' states in; worth its disk where captions come back."""
+    data: DataSettings = DataSettings()
+    shape: UNetShape = UNetShape()
+    objective: Objective = Objective()
+    samples: SampleSettings = SampleSettings()
+    loop: LoopSettings = LoopSettings(
+        steps=9000,
+        batch_size=24,
+        learning_rate=1.6e-3,
+        betas=(0.9, 0.98),
+        warmup_steps=200,
     )
 
 
-def training_schedule() -> DDPMScheduler:
-    """The schedule that noise is added by; its config is what every sampler is built from."""
-    return DDPMScheduler(
-        num_train_timesteps=TRAIN_TIMESTEPS,
-        beta_start=BETA_START,
-        beta_end=BETA_END,
-        beta_schedule="linear",
-        prediction_type="v_prediction",
-        clip_sample=False,
-        timestep_spacing="trailing",
-        # `StableDiffusionPipeline` wants 1; trailing spacing does not read it.
-        steps_offset=1,
-    )
+class _Space(Protocol):
+    """What is denoised."""
+
+    channels: int
+    size: int  # of the samples, h = w
+    resolution: int
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Samples [B, C, h, w] of pixels [B, 3, H, W]."""
 
 
-def sampling_scheduler() -> DPMSolverMultistepScheduler:
-    """The sampler that the checkpoint ships with: dpm++2m."""
-    return DPMSolverMultistepScheduler.from_config(
-        training_schedule().config, algorithm_type="dpmsolver++", solver_order=2
-    )
+class _Condition(Protocol):
+    """What the UNet is told, and how its pipeline paints."""
 
+    out_channels_factor: int
 
-def sample_timesteps(
-    count: int, *, log_snrs: Tensor, objective: GeneratorObjective, torch_generator: torch.Generator
-) -> Tensor:
-    """Timesteps [count], int64, whose log-SNR is nearest to normal draws; some drawn evenly.
+    def unet_options(self, shape: UNetShape) -> dict[str, Any]: ...
 
-    Args:
-        count: How many.
-        log_snrs: [T], float64, the log-SNR of each timestep, falling.
-        objective: Mean and deviation of the draws, and how many are even.
-        torch_generator: The source of the draws.
-    """
-    wanted = torch.randn(count, generator=torch_generator, dtype=torch.float64)
-    wanted = objective.log_snr_mean + objective.log_snr_deviation * wanted
-    middles = (log_snrs[1:] + log_snrs[:-1]) / 2
-    normal = torch.searchsorted(-middles, -wanted)
-    even = torch.randint(len(log_snrs), (count,), generator=torch_generator)
-    is_even = torch.rand(count, generator=torch_generator) < objective.uniform_share
-    return torch.where(is_even, even, normal)
+    def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch: ...
+
+    def call(
+        self, unet: UNet2DConditionModel, noisy: Tensor, timesteps: Tensor, batch: Batch
+    ) -> Tensor: ...
+
+    def paint(
+        self, unet: UNet2DConditionModel, chosen: SampleCaptions, settings: PaintSettings
+    ) -> NDArray[np.uint8]: ...
 
 
 def train_generator(
-    folder: Path,
-    *,
-    text_encoder_folder: Path,
-    autoencoder_folder: Path,
-    settings: LoopSettings,
-    pace: Pace,
-    shape: GeneratorShape,
-    objective: GeneratorObjective,
-    painting: PaintSettings,
-    curriculum: Curriculum = PLAIN_CURRICULUM,
-    init: Path | None = None,
-    resume: bool = False,
+    folder: Path, settings: GeneratorSettings, *, pace: Pace, resume: bool = False
 ) -> None:
-    """Trains in `folder`; leaves `unet/` and `scheduler/` there, in diffusers layout.
+    """Trains in `folder`; leaves `unet/` and `scheduler/` there, behind a CLIP `movq/` too.
 
     `unet/` is renewed with the averaged weights at every sample, for a look from outside.
 
     Args:
         folder: Where the run lives.
-        text_encoder_folder: Holds `tokenizer/` and `text_encoder/`.
-        autoencoder_folder: Holds `vae/`, whose latents have unit variance times 1/scaling_factor.
         settings: The recipe.
         pace: Reports, device and workers.
-        shape: The size of the UNet; unused with `init`.
-        objective: What it is trained on.
-        painting: How sample pictures are painted.
-        curriculum: What the scenes hold, and in which languages captions tell it.
-        init: A folder with a `unet/` to begin with, e.g. that of an earlier run.
         resume: Goes on from the snapshot in `folder`.
     """
-    tokenizer = CLIPTokenizer.from_pretrained(text_encoder_folder / "tokenizer")
-    text_encoder = CLIPTextModel.from_pretrained(text_encoder_folder / "text_encoder")
-    vae = AutoencoderKL.from_pretrained(autoencoder_folder / "vae")
-    text_encoder.requires_grad_(False)
-    vae.requires_grad_(False)
-    resolution = vae.config.sample_size
-    latent_size = resolution // 2 ** (len(vae.config.block_out_channels) - 1)
-    torch.manual_seed(settings.seed)
-    if init is None:
+    if (settings.text_encoder is None) == (settings.clip is None):
+        raise RecipeError("a generator is trained behind a text_encoder or a clip, one of the two")
+    loop, objective = settings.loop, settings.objective
+    vae = None
+    if settings.autoencoder is not None:
+        vae = load_component(AutoencoderKL, settings.autoencoder, "vae")
+        vae.eval().requires_grad_(False)
+    space: _Space = (
+        _Pixels(settings.resolution) if vae is None else _Latents(vae, bfloat16=loop.bfloat16)
+    )
+    schedule = build_schedule(objective, **_schedule_options(settings))
+    sampler = build_sampler(schedule, objective)
+    condition: _Condition
+    if settings.text_encoder is not None:
+        texts = FrozenTextEncoder(settings.text_encoder, cache=settings.embedding_cache)
+        condition = _Captions(texts, vae, sampler)
+    else:
+        assert settings.clip is not None
+        if vae is None:
+            raise RecipeError("behind a clip, latents are denoised: name an autoencoder too")
+        condition = _ImageEmbeddings(load_towers(settings.clip), vae, sampler)
+    source = open_source(
+        settings.data, height=space.resolution, width=space.resolution, seed=loop.seed
+    )
+    torch.manual_seed(loop.seed)
+    if settings.init is None:
         unet = build_unet(
-            shape,
-            latent_channels=vae.config.latent_channels,
-            latent_size=latent_size,
-            text_width=text_encoder.config.hidden_size,
+            settings.shape,
+            in_channels=space.channels,
+            out_channels=space.channels * condition.out_channels_factor,
+            size=space.size,
+            **condition.unet_options(settings.shape),
         )
     else:
-        unet = UNet2DConditionModel.from_pretrained(init / "unet")
-    # Without torch's fused attention, whose backward pass on a CPU took a third of each step.
-    unet.set_attn_processor(AttnProcessor())
-    schedule = training_schedule()
-    alphas_cumprod = schedule.alphas_cumprod.double()
-    log_snrs = (alphas_cumprod / (1 - alphas_cumprod)).log()
+        unet = load_component(UNet2DConditionModel, settings.init, "unet")
+    use_plain_attention(unet)
 
-    @torch.no_grad()
-    def batch_at(step: int) -> Batch:
-        rng = np.random.default_rng((settings.seed, step))
-        torch_generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        scenes = [
-            sample_scene(rng, max_objects=curriculum.max_objects)
-            for _ in range(settings.batch_size)
-        ]
-        captions = [
-            ""
-            if rng.random() < objective.caption_dropout
-            else write_caption(
-                scene, rng, language=curriculum.draw_language(rng), omit=objective.omit
-            )
-            for scene in scenes
-        ]
-        pictures = draw_scenes(scenes, height=resolution, width=resolution)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            mean = vae.encode(pictures).latent_dist.mode().float()
+    def batch_at(positions: Sequence[int]) -> Batch:
+        examples = source.examples(positions)
+        dropped = chosen_of(loop.seed, Draw.DROPOUT, positions, settings.dropout)
         return {
-            "latents": mean * vae.config.scaling_factor,
-            "prompt_embeds": text_encoder(tokenize(tokenizer, captions)).last_hidden_state,
-            "noise": torch.randn(mean.shape, generator=torch_generator),
-            "timesteps": sample_timesteps(
-                len(scenes),
-                log_snrs=log_snrs,
-                objective=objective,
-                torch_generator=torch_generator,
-            ),
+            SAMPLES: space.encode(examples.pixels),
+            SKIPPED: examples.skipped_counts(),
+            **condition.tell(examples.captions, examples.pixels, dropped),
         }
 
-    def loss_of(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        latents, noise, timesteps = batch["latents"], batch["noise"], batch["timesteps"]
-        noisy = schedule.add_noise(latents, noise, timesteps)
-        velocity = schedule.get_velocity(latents, noise, timesteps)
-        predicted = unet(noisy, timesteps, batch["prompt_embeds"]).sample
-        return F.mse_loss(predicted.float(), velocity), {}
+    def predict(noisy: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
+        return condition.call(unet, noisy, timesteps, batch)[:, : space.channels]
 
-    pipeline = assemble(
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        vae=vae,
-        unet=unet,
-        scheduler=sampling_scheduler(),
+    chosen = sample_captions(settings.samples, settings.data, source)
+    painting = PaintSettings(
+        num_inference_steps=settings.samples.num_inference_steps,
+        guidance_scale=settings.samples.guidance_scale,
+        seed=loop.seed,
+        batch_size=settings.samples.batch_size,
     )
-    pipeline.scheduler.save_pretrained(folder / "scheduler")
-    samples = {
-        language: held_out_captions(
-            SAMPLE_SCENES // len(curriculum.languages),
-            seed=1,
-            kind=CaptionKind(language, curriculum.max_objects),
-        )
-        for language in curriculum.languages
-    }
 
-    def on_sample(step: int) -> Mapping[str, float]:
+    def on_sample(step: int) -> Samples:
         unet.save_pretrained(folder / "unet")
-        scores: dict[str, float] = {}
-        for language, (scenes, captions) in samples.items():
-            pictures = paint(pipeline, captions, painting)
-            suffix = "" if len(samples) == 1 else f"_{language}"
-            grid = folder / f"sample-{step:06d}{suffix}.png"
-            save_grid(pictures[:GRID_PICTURES], grid)
-            shares = score_pictures(pictures, scenes)
-            scores |= {f"{name}{suffix}": share for name, share in shares.items()}
-        return scores
+        return join([each.samples(condition.paint(unet, each, painting)) for each in chosen])
 
-    run_loop(
+    writes = train_denoiser(
         unet,
         folder=folder,
-        settings=settings,
+        settings=loop,
         pace=pace,
-        batch_at=batch_at,
-        loss_of=loss_of,
+        schedule=schedule,
+        objective=objective,
+        task=DenoisingTask(batch_at, predict),
         on_sample=on_sample,
         resume=resume,
     )
-    unet.save_pretrained(folder / "unet")
+    if writes:
+        unet.save_pretrained(folder / "unet")
+        sampler.save_pretrained(folder / "scheduler")
+        if settings.clip is not None and vae is not None:
+            build_movq(vae).save_pretrained(folder / "movq")
+
+
+def build_sampler(schedule: Any, objective: Objective) -> DPMSolverMultistepScheduler:
+    """dpm++2m on the schedule that was trained on; along straight paths for flow."""
+    if objective.target == "flow":
+        return DPMSolverMultistepScheduler(
+            num_train_timesteps=schedule.config.num_train_timesteps,
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+        )
+    return DPMSolverMultistepScheduler.from_config(
+        schedule.config, algorithm_type="dpmsolver++", solver_order=2
+    )
+
+
+def _schedule_options(settings: GeneratorSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if settings.autoencoder is None:
+        options["clip_sample"] = True
+    if settings.autoencoder is None or settings.clip is not None:
+        # IF's and Kandinsky's UNets have channels for a variance, which stay untrained.
+        options["variance_type"] = "fixed_small"
+    return options
+
+
+class _Pixels:
+    channels = PIXEL_CHANNELS
+
+    def __init__(self, resolution: int) -> None:
+        self.size = self.resolution = resolution
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+
+class _Latents:
+    def __init__(self, vae: AutoencoderKL, *, bfloat16: bool) -> None:
+        self._vae, self._bfloat16 = vae, bfloat16
+        self.channels = vae.config.latent_channels
+        self.resolution = vae.config.sample_size
+        self.size = self.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            mean = self._vae.encode(pixels).latent_dist.mode().float()
+        return mean * self._vae.config.scaling_factor
+
+
+class _Captions:
+    """A caption's states: Stable Diffusion with an autoencoder, DeepFloyd IF's base without."""
+
+    def __init__(self, texts: FrozenTextEncoder, vae: AutoencoderKL | None, sampler: Any) -> None:
+        self._texts, self._vae, self._sampler = texts, vae, sampler
+        # IF splits the output in two: the second half is for a variance.
+        self.out_channels_factor = 2 if vae is None else 1
+
+    def unet_options(self, shape: UNetShape) -> dict[str, Any]:
+        return told_a_caption(text_width=self._texts.width)
+
+    def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch:
+        return self._texts.encode(
+            ["" if drop else text for text, drop in zip(captions, dropped, strict=True)]
+        )
+
+    def call(
+        self, unet: UNet2DConditionModel, noisy: Tensor, timesteps: Tensor, batch: Batch
+    ) -> Tensor:
+        return unet(noisy, timesteps, batch[PROMPT_EMBEDS]).sample
+
+    def paint(
+        self, unet: UNet2DConditionModel, chosen: SampleCaptions, settings: PaintSettings
+    ) -> NDArray[np.uint8]:
+        parts = {
+            "tokenizer": self._texts.tokenizer,
+            "text_encoder": self._texts.model,
+            "unet": unet,
+            "scheduler": self._sampler,
+        }
+        pipeline: Any
+        if self._vae is not None:
+            pipeline = assemble(vae=self._vae, **parts)
+        else:
+            pipeline = IFPipeline(
+                **parts,
+                safety_checker=None,
+                feature_extractor=None,
+                watermarker=None,
+                requires_safety_checker=False,
+            )
+        return paint(pipeline, chosen.captions, settings)
+
+
+class _ImageEmbeddings:
+    """The embedding of the picture itself by CLIP's image tower; a prior makes it of a caption."""
+
+    out_channels_factor = 2  # the second half is for a variance
+
+    def __init__(self, towers: Towers, vae: AutoencoderKL, sampler: Any) -> None:
+        self._towers, self._sampler = towers, sampler
+        self._movq = build_movq(vae).eval()
+        self._resolution = vae.config.sample_size
+        self._nothing = embedding_of_nothing(towers)
+
+    def unet_options(self, shape: UNetShape) -> dict[str, Any]:
+        return told_an_image_embedding(shape, embedding_width=self._towers.width)
+
+    def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch:
+        embeds = self._towers.encode_pictures(pixels)
+        return {IMAGE_EMBEDS: torch.where(dropped[:, None], self._nothing, embeds)}
+
+    def call(
+        self, unet: UNet2DConditionModel, noisy: Tensor, timesteps: Tensor, batch: Batch
+    ) -> Tensor:
+        added = {IMAGE_EMBEDS: batch[IMAGE_EMBEDS]}
+        return unet(noisy, timesteps, encoder_hidden_states=None, added_cond_kwargs=added).sample
+
+    def paint(
+        self, unet: UNet2DConditionModel, chosen: SampleCaptions, settings: PaintSettings
+    ) -> NDArray[np.uint8]:
+        sampler = DDIMScheduler.from_config(self._sampler.config)
+        pipeline = KandinskyV22Pipeline(unet=unet, scheduler=sampler, movq=self._movq)
+        pipeline.set_progress_bar_config(disable=True)
+        embeds = self._towers.encode_pictures(chosen.true_pictures(self._resolution))
+        painted = pipeline(
+            image_embeds=embeds,
+            negative_image_embeds=self._nothing.expand_as(embeds),
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            generator=[
+                torch.Generator().manual_seed(settings.seed + index) for index in range(len(embeds))
+            ],
+            height=self._resolution,
+            width=self._resolution,
+            output_type="np",
+        ).images
+        return (painted * 255).round().astype(np.uint8)

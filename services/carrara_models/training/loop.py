@@ -1,23 +1,32 @@
-"""The training loop: steps, schedule, EMA, scalars, snapshots and exact resumption.
+"""The training loop: steps, schedule, EMA, reports, snapshots and exact resumption, by accelerate.
 
-It knows nothing of the network beyond its parameters. All that is random in step n is drawn from
-generators seeded with (seed, n), inside `batch_at`, so that a resumed run needs no random state:
-it takes the same steps as one that was never interrupted.
+It knows nothing of the network beyond its parameters. All that is random follows from the position
+of an example in the run (see `randomness`), so that a resumed run needs no random state, and that
+micro-batches and processes only divide the work: the examples of a step stay the same.
 """
 
 import json
 import math
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from carrara_models.training.errors import RecipeError
+from carrara_models.training.reports import Reports
+
 Batch = dict[str, Tensor]
+# How many pictures of each `data.records.Reason` were passed over on the way to a batch.
+SKIPPED = "skipped"
+SNAPSHOT = "snapshot"
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class LoopSettings:
 
     steps: int
     batch_size: int
+    """Of all processes and micro-batches together."""
     learning_rate: float
     seed: int = 0
     betas: tuple[float, float] = (0.9, 0.99)
@@ -37,6 +47,8 @@ class LoopSettings:
     ema_decay: float = 0.999
     bfloat16: bool = True
     """Autocast to bfloat16; the weights and the optimizer stay in float32."""
+    gradient_accumulation_steps: int = 1
+    """Into how many micro-batches a process divides its share of a batch."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +56,27 @@ class Pace:
     """When a run reports and what it runs on; changes no weight."""
 
     device: str = "cpu"
+    """"cpu", or "auto" for what accelerate finds."""
     workers: int = 1
-    """Processes that prepare batches; 0 prepares them between the steps."""
-    log_every: int = 20
-    save_every: int = 200
+    """Processes that prepare batches, for each that trains; 0 prepares them between the steps."""
+    log_every: int = 50
+    save_every: int = 250
     sample_every: int = 500
     stop_at: int | None = None
     """A step to stop at before the last one, for a run that goes on later."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a network can do so far.
+
+    Attributes:
+        scalars: To report.
+        pictures: uint8 [N, H, W, 3], by name, to look at.
+    """
+
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    pictures: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 class Ema:
@@ -74,18 +100,51 @@ class Ema:
             parameter.copy_(self.shadow[name])
 
 
-class StepBatches(Dataset[Batch]):
-    """The batch of each step, as a dataset: workers prepare the coming ones."""
+class MicroBatches(Dataset[Batch]):
+    """A process's share of every step, as a dataset: workers prepare the coming ones."""
 
-    def __init__(self, batch_at: Callable[[int], Batch], *, steps: int) -> None:
-        self.batch_at = batch_at
-        self.steps = steps
+    def __init__(
+        self,
+        batch_at: Callable[[Sequence[int]], Batch],
+        settings: LoopSettings,
+        *,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self._batch_at = batch_at
+        self._batch_size = settings.batch_size
+        self._parts = settings.gradient_accumulation_steps
+        self._process = process
+        self._size = settings.batch_size // (self._parts * processes)
+        self._length = settings.steps * self._parts
 
     def __len__(self) -> int:
-        return self.steps
+        return self._length
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.batch_at(step)
+    def __getitem__(self, index: int) -> Batch:
+        step, part = divmod(index, self._parts)
+        first = step * self._batch_size + (self._process * self._parts + part) * self._size
+        return self._batch_at(range(first, first + self._size))
+
+
+class _Loss(nn.Module):
+    """The loss as a module, so that what wraps it sees the whole step, whatever that calls."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss_of: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
+        *,
+        bfloat16: bool,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._loss_of, self._bfloat16 = loss_of, bfloat16
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        device = next(self.network.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self._bfloat16):
+            return self._loss_of(batch)
 
 
 def learning_rate_factor(step: int, settings: LoopSettings) -> float:
@@ -104,37 +163,50 @@ def run_loop(
     folder: Path,
     settings: LoopSettings,
     pace: Pace,
-    batch_at: Callable[[int], Batch],
+    batch_at: Callable[[Sequence[int]], Batch],
     loss_of: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
-    on_sample: Callable[[int], Mapping[str, float]],
+    on_sample: Callable[[int], Samples],
     resume: bool,
-) -> None:
+) -> bool:
     """Trains the parameters of `network` that want a gradient; leaves their average in it.
 
-    Writes `scalars.jsonl` and `snapshot/` into `folder`.
+    Writes `scalars.jsonl`, `tensorboard/`, `sample-*.png` and `snapshot/` into `folder`. Started by
+    `accelerate launch`, each process trains on its share of every batch, and one of them writes.
 
     Args:
         network: Trained in place. On return it holds the averaged parameters.
         folder: Where the run lives; created.
         settings: The recipe.
         pace: Reports, device and workers.
-        batch_at: The batch of a step, a pure function of it.
-        loss_of: The loss, a scalar, and further scalars to report; runs the network.
-        on_sample: Called with the step while `network` holds the averaged parameters: draws
-            sample pictures, returns scalars to report.
+        batch_at: The examples at positions of the run, a pure function of them. Step n takes those
+            from n times the batch size on.
+        loss_of: The mean loss over the examples of a batch, a scalar, and further scalars to
+            report; runs the network.
+        on_sample: Called with the step, in one process, while `network` holds the averaged
+            parameters.
         resume: Goes on from the snapshot in `folder`, made with the same settings but for `steps`.
+
+    Returns:
+        Whether this is the process that writes.
 
     Raises:
         FileExistsError: A snapshot is there and `resume` is false.
         FileNotFoundError: No snapshot is there and `resume` is true.
-        ValueError: The snapshot was made with other settings.
+        RecipeError: The snapshot was made with other settings, or a batch cannot be divided evenly.
         FloatingPointError: The loss is not finite.
     """
-    snapshot = folder / "snapshot"
+    snapshot = folder / SNAPSHOT
     if not resume and snapshot.exists():
         raise FileExistsError(f"{snapshot} exists: resume it, or choose another folder")
+    if resume and not snapshot.exists():
+        raise FileNotFoundError(f"there is no {snapshot} to resume")
+    # Precision is ours: the recipe decides, and accelerate takes one for the whole process.
+    accelerator = Accelerator(mixed_precision="no", cpu=pace.device == "cpu")
+    _check_division(settings, processes=accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    writes = accelerator.is_main_process
     folder.mkdir(parents=True, exist_ok=True)
-    network.to(pace.device)
+    network.to(accelerator.device)
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         trained,
@@ -148,60 +220,100 @@ def run_loop(
     if resume:
         start = _load_snapshot(snapshot, network, ema, optimizer, settings)
     stop = settings.steps if pace.stop_at is None else min(pace.stop_at, settings.steps)
-    batches = DataLoader(
-        StepBatches(batch_at, steps=settings.steps),
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=pace.workers,
-        prefetch_factor=8 if pace.workers else None,
-        worker_init_fn=_use_one_thread,
-    )
-    began = time.monotonic()
-    with (folder / "scalars.jsonl").open("a", buffering=1) as scalars_file:
-
-        def report(step: int, scalars: Mapping[str, float]) -> None:
-            seconds = time.monotonic() - began
-            scalars_file.write(
-                json.dumps({"step": step, "seconds": round(seconds, 1), **scalars}) + "\n"
-            )
-            remaining = seconds / (step - start) * (stop - step)
-            values = "  ".join(f"{name} {value:.4f}" for name, value in scalars.items())
-            print(f"step {step}/{stop}  {values}  {remaining / 60:.1f} min left", flush=True)
-
-        for step, host_batch in enumerate(batches, start=start):
-            batch = {name: tensor.to(pace.device) for name, tensor in host_batch.items()}
+    step_loss = accelerator.prepare(_Loss(network, loss_of, bfloat16=settings.bfloat16))
+    batches = _micro_batches(batch_at, settings, pace, accelerator, start=start, stop=stop)
+    parts = settings.gradient_accumulation_steps
+    skipped: Tensor | None = None
+    with Reports(folder, start=start, stop=stop, writes=writes) as reports:
+        for step in range(start, stop):
             factor = learning_rate_factor(step, settings)
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * factor
-            device_type = torch.device(pace.device).type
-            with torch.autocast(device_type, torch.bfloat16, enabled=settings.bfloat16):
-                loss, scalars = loss_of(batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+            scalars: dict[str, Tensor] = {}
+            for part in range(parts):
+                batch = next(batches)
+                passed_over = batch.pop(SKIPPED, None)
+                if passed_over is not None:
+                    skipped = passed_over if skipped is None else skipped + passed_over
+                # Gradients travel between processes once a step, with the last part.
+                last = part == parts - 1
+                with nullcontext() if last else accelerator.no_sync(step_loss):
+                    loss, more = step_loss(batch)
+                    accelerator.backward(loss / parts)
+                for name, value in {"loss": loss, **more}.items():
+                    scalars[name] = scalars.get(name, 0) + value.detach() / parts
+            accelerator.clip_grad_norm_(trained, settings.max_grad_norm)
             optimizer.step()
             ema.update(network, step=step)
 
             done = step + 1
             if done % pace.log_every == 0 or done == stop:
-                if not math.isfinite(loss.item()):
-                    raise FloatingPointError(f"the loss is {loss.item()} in step {step}")
-                report(done, {"loss": loss.item()} | {k: v.item() for k, v in scalars.items()})
-            if done % pace.save_every == 0 or done == stop:
+                reported = {
+                    name: accelerator.reduce(value.float(), reduction="mean").item()
+                    for name, value in scalars.items()
+                }
+                if not math.isfinite(reported["loss"]):
+                    raise FloatingPointError(f"the loss is {reported['loss']} in step {step}")
+                reported["learning_rate"] = settings.learning_rate * factor
+                if skipped is not None:
+                    reported["pictures_skipped"] = float(
+                        accelerator.reduce(skipped, reduction="sum").sum()
+                    )
+                reports.scalars(done, reported)
+            if writes and (done % pace.save_every == 0 or done == stop):
                 _save_snapshot(snapshot, network, ema, optimizer, settings, done)
-            if done % pace.sample_every == 0 or done == stop:
+            if writes and (done % pace.sample_every == 0 or done == stop):
                 trained_now = {name: p.detach().clone() for name, p in network.named_parameters()}
                 ema.copy_to(network)
                 network.eval()
                 with torch.no_grad():
-                    sample_scalars = on_sample(done)
-                    if sample_scalars:
-                        report(done, sample_scalars)
+                    reports.samples(done, on_sample(done))
                     for name, parameter in network.named_parameters():
                         parameter.copy_(trained_now[name])
                 network.train()
+            reports.step(done)
+    accelerator.wait_for_everyone()
     ema.copy_to(network)
     network.eval()
+    return writes
+
+
+def _check_division(settings: LoopSettings, *, processes: int) -> None:
+    shares = settings.gradient_accumulation_steps * processes
+    if settings.batch_size % shares:
+        raise RecipeError(
+            f"batch_size is {settings.batch_size}, which does not divide evenly among {processes} "
+            f"processes with gradient_accumulation_steps {settings.gradient_accumulation_steps}: "
+            f"a multiple of {shares} does"
+        )
+
+
+def _micro_batches(
+    batch_at: Callable[[Sequence[int]], Batch],
+    settings: LoopSettings,
+    pace: Pace,
+    accelerator: Accelerator,
+    *,
+    start: int,
+    stop: int,
+) -> Iterator[Batch]:
+    parts = settings.gradient_accumulation_steps
+    loader = DataLoader(
+        MicroBatches(
+            batch_at,
+            settings,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        ),
+        batch_size=None,
+        sampler=range(start * parts, stop * parts),
+        num_workers=pace.workers,
+        prefetch_factor=8 if pace.workers else None,
+        worker_init_fn=_use_one_thread,
+    )
+    for batch in loader:
+        yield {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
 
 
 def _use_one_thread(worker: int) -> None:
@@ -246,7 +358,7 @@ def _load_snapshot(
     # The number of steps only says when the rate decays: that may be put off or brought forward.
     wanted = json.loads(json.dumps(asdict(settings))) | {"steps": made_with["steps"]}
     if made_with != wanted:
-        raise ValueError(f"{snapshot} was made with {made_with}, not with {wanted}")
+        raise RecipeError(f"{snapshot} was made with {made_with}, not with {wanted}")
     weights = load_file(snapshot / "weights.safetensors")
     averages = load_file(snapshot / "ema.safetensors")
     with torch.no_grad():

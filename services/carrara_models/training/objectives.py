@@ -15,6 +15,8 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
 from torch import Tensor
 
+from carrara_models.training.errors import RecipeError
+
 TRAIN_TIMESTEPS = 1000
 # A linear schedule ends at a residual signal of 0.6 %, so that pure noise is a fair start; the
 # scaled-linear one keeps 7 %, which would tint every background.
@@ -51,19 +53,22 @@ class Objective:
 
     def __post_init__(self) -> None:
         if self.target == "flow" and self.times == "log-snr-normal":
-            raise ValueError("flow has no table of signal-to-noise ratios: draw logit-normal times")
+            raise RecipeError(
+                "flow has no signal-to-noise ratios of timesteps: choose other objective.times"
+            )
         if self.target == "flow" and self.min_snr_gamma is not None:
-            raise ValueError("min-SNR weights are for epsilon, sample and v_prediction")
+            raise RecipeError("objective.min_snr_gamma is for epsilon, sample and v_prediction")
 
 
 def build_schedule(objective: Objective, **options: Any) -> Any:
     """The forward process; its config is what every sampler of the checkpoint is built from.
 
     Args:
-        options: Further fields of the scheduler's config, such as `variance_type`.
+        options: Further fields of the scheduler's config, such as `variance_type`, which mean
+            nothing to flow.
     """
     if objective.target == "flow":
-        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAIN_TIMESTEPS, **options)
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAIN_TIMESTEPS)
     return DDPMScheduler(
         **{
             "num_train_timesteps": TRAIN_TIMESTEPS,

@@ -3,12 +3,11 @@
 An attention read-out, thrown away afterwards, does the telling.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -18,10 +17,8 @@ from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
     T5EncoderModel,
-    T5Tokenizer,
 )
 
-from carrara_models.drawn_world.captions import write_caption
 from carrara_models.drawn_world.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -30,12 +27,14 @@ from carrara_models.drawn_world.scenes import (
     SHAPES,
     SIZE_RADII,
     Scene,
-    sample_scene,
 )
 from carrara_models.evaluation.attributes import CaptionKind, held_out_captions
-from carrara_models.training.curriculum import PLAIN_CURRICULUM, Curriculum
-from carrara_models.training.loop import Batch, LoopSettings, Pace, run_loop
+from carrara_models.training.data.settings import DataSettings, open_drawn_world
+from carrara_models.training.errors import RecipeError
+from carrara_models.training.loop import SNAPSHOT, Batch, LoopSettings, Pace, Samples, run_loop
+from carrara_models.training.run_folders import component_of, load_component
 from carrara_models.training.t5 import build_t5, build_t5_tokenizer
+from carrara_models.training.text_conditioning import tokens_for
 from carrara_models.training.tokenizer import MAX_TOKENS, build_caption_tokenizer
 
 TextModelKind = Literal["clip", "t5"]
@@ -61,6 +60,7 @@ ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
 # costs at most ln 2 in 1 of 3 scenes: unweighted, it stayed a guess for 900 steps.
 ATTRIBUTE_WEIGHTS = {"third relation": 4.0}
 READ_CAPTIONS = 500
+TARGETS = "targets"
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,30 @@ class TextEncoderShape:
     width: int = 128
     layers: int = 2
     heads: int = 4
+
+
+@dataclass(frozen=True)
+class TextEncoderSettings:
+    """A run of a text encoder."""
+
+    kind: TextModelKind = "clip"
+    """Stable Diffusion's text model, or Imagen's."""
+    init: Path | None = None
+    """The folder of an earlier run of the same width, to begin with its averaged weights."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all values: without it, ever more of what is read
+    rests on which shapes and colours come together, and held-out pairs suffer."""
+    data: DataSettings = DataSettings(omit=0.1)
+    """Where a caption leaves out one thing, the read-out learns to guess evenly."""
+    shape: TextEncoderShape = TextEncoderShape()
+    loop: LoopSettings = LoopSettings(
+        steps=800,
+        batch_size=64,
+        learning_rate=1e-3,
+        decay_fraction=0.5,
+        ema_decay=0.995,
+        bfloat16=False,
+    )
 
 
 class AttributeReadout(nn.Module):
@@ -99,7 +123,7 @@ class ReadingTextEncoder(nn.Module):
         self.readout = AttributeReadout(text_encoder.config.hidden_size)
 
     def forward(self, **tokens: Tensor) -> list[Tensor]:
-        """Scores [B, values] of each attribute, from what `tokenize` makes."""
+        """Scores [B, values] of each attribute, from what `tokens_for` makes."""
         return self.readout(self.text_encoder(**tokens).last_hidden_state)
 
 
@@ -121,26 +145,6 @@ def build_text_encoder(tokenizer: CLIPTokenizer, shape: TextEncoderShape) -> CLI
     )
 
 
-def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Token ids [B, MAX_TOKENS], padded and cut as `StableDiffusionPipeline` does."""
-    return tokens_for(tokenizer, captions)["input_ids"]
-
-
-def tokens_for(tokenizer: Any, captions: list[str]) -> dict[str, Tensor]:
-    """What a text model is given as its pipeline gives it: T5 the mask of real tokens too."""
-    encoded = tokenizer(
-        captions,
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    names = ["input_ids"]
-    if isinstance(tokenizer, T5Tokenizer):
-        names.append("attention_mask")
-    return {name: encoded[name] for name in names}
-
-
 def attribute_targets(scene: Scene) -> list[int]:
     """The index of each attribute's value in `ATTRIBUTE_VALUES`."""
     values = {"background": scene.background}
@@ -149,23 +153,13 @@ def attribute_targets(scene: Scene) -> list[int]:
     values["third relation"] = scene.third_relation or "none"
     for which, index in (("first", 0), ("second", 1), ("third", 2)):
         thing = scene.objects[index] if index < len(scene.objects) else None
-        for field in ("shape", "colour", "size"):
-            values[f"{which} {field}"] = getattr(thing, field) if thing else "none"
+        for trait in ("shape", "colour", "size"):
+            values[f"{which} {trait}"] = getattr(thing, trait) if thing else "none"
     return [options.index(values[name]) for name, options in ATTRIBUTE_VALUES.items()]
 
 
 def train_text_encoder(
-    folder: Path,
-    *,
-    settings: LoopSettings,
-    pace: Pace,
-    shape: TextEncoderShape,
-    kind: TextModelKind = "clip",
-    curriculum: Curriculum = PLAIN_CURRICULUM,
-    omit: float = 0.1,
-    label_smoothing: float = 0.0,
-    init: Path | None = None,
-    resume: bool = False,
+    folder: Path, settings: TextEncoderSettings, *, pace: Pace, resume: bool = False
 ) -> None:
     """Trains in `folder`; leaves `tokenizer/` and `text_encoder/` there, in diffusers layout.
 
@@ -173,77 +167,70 @@ def train_text_encoder(
         folder: Where the run lives.
         settings: The recipe.
         pace: Reports, device and workers.
-        shape: The size of the text model.
-        kind: Stable Diffusion's text model, or Imagen's.
-        curriculum: What the captions tell, and in which languages.
-        omit: How often a caption leaves out one thing; then the read-out learns to guess evenly.
-        label_smoothing: Share of each target that is spread over all values: without it, ever more
-            of what is read rests on which shapes and colours come together, and held-out pairs
-            suffer.
-        init: The folder of an earlier run of the same width, to begin with its averaged weights;
-            for CLIP's.
         resume: Goes on from the snapshot in `folder`.
     """
-    torch.manual_seed(settings.seed)
-    if kind == "t5":
-        tokenizer = build_t5_tokenizer(curriculum.languages)
+    data, shape, loop = settings.data, settings.shape, settings.loop
+    if not data.is_drawn or data.strokes:
+        raise RecipeError(
+            f"a text encoder learns to tell the drawn world's scenes; data.location is "
+            f"{data.location!r} and data.strokes {data.strokes}"
+        )
+    torch.manual_seed(loop.seed)
+    tokenizer: Any
+    if settings.kind == "t5":
+        if settings.init is not None:
+            raise RecipeError("init is for a text encoder of kind clip")
+        tokenizer = build_t5_tokenizer(data.languages)
         model = build_t5(tokenizer, width=shape.width, layers=shape.layers, heads=shape.heads)
     else:
-        tokenizer = build_caption_tokenizer(curriculum.languages)
+        tokenizer = build_caption_tokenizer(data.languages)
         model = build_text_encoder(tokenizer, shape)
     network = ReadingTextEncoder(model)
-    if init is not None:
-        take_over(network, tokenizer, init)
+    if settings.init is not None and not resume:
+        take_over(network, tokenizer, settings.init)
+    world = open_drawn_world(data, height=1, width=1, seed=loop.seed)
 
-    def batch_at(step: int) -> Batch:
-        rng = np.random.default_rng((settings.seed, step))
-        scenes = [
-            sample_scene(rng, max_objects=curriculum.max_objects)
-            for _ in range(settings.batch_size)
-        ]
-        captions = [
-            write_caption(scene, rng, language=curriculum.draw_language(rng), omit=omit)
-            for scene in scenes
-        ]
+    def batch_at(positions: Sequence[int]) -> Batch:
+        scenes, captions = zip(*world.scenes(positions), strict=True)
         targets = torch.tensor([attribute_targets(scene) for scene in scenes])
-        return {**tokens_for(tokenizer, captions), "targets": targets}
+        return {**tokens_for(tokenizer, list(captions)), TARGETS: targets}
 
     def loss_of(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = network(**{name: batch[name] for name in batch if name != "targets"})
+        logits = network(**{name: batch[name] for name in batch if name != TARGETS})
         losses = [
             F.cross_entropy(
-                scores.float(), batch["targets"][:, index], label_smoothing=label_smoothing
+                scores.float(), batch[TARGETS][:, index], label_smoothing=settings.label_smoothing
             )
             * ATTRIBUTE_WEIGHTS.get(name, 1.0)
             for index, (name, scores) in enumerate(zip(ATTRIBUTE_VALUES, logits, strict=True))
         ]
         return torch.stack(losses).sum(), {}
 
-    def on_sample(step: int) -> Mapping[str, float]:
-        return {
-            f"read_all_{language}{'_paraphrases' if paraphrases else ''}": read_accuracy(
-                network,
-                tokenizer,
-                device=pace.device,
-                kind=CaptionKind(language, curriculum.max_objects, paraphrases),
-            )
-            for language in curriculum.languages
-            for paraphrases in (False, True)
-        }
+    def on_sample(step: int) -> Samples:
+        return Samples(
+            {
+                f"read_all_{language}{'_paraphrases' if paraphrases else ''}": read_accuracy(
+                    network, tokenizer, kind=CaptionKind(language, data.max_objects, paraphrases)
+                )
+                for language in data.languages
+                for paraphrases in (False, True)
+            }
+        )
 
     # Before the end, so that another run can begin with a snapshot of this one.
     tokenizer.save_pretrained(folder / "tokenizer")
-    run_loop(
+    writes = run_loop(
         network,
         folder=folder,
-        settings=settings,
+        settings=loop,
         pace=pace,
         batch_at=batch_at,
         loss_of=loss_of,
         on_sample=on_sample,
         resume=resume,
     )
-    network.text_encoder.save_pretrained(folder / "text_encoder")
+    if writes:
+        network.text_encoder.save_pretrained(folder / "text_encoder")
 
 
 @torch.no_grad()
@@ -253,8 +240,8 @@ def take_over(network: ReadingTextEncoder, tokenizer: CLIPTokenizer, folder: Pat
     Words keep their vectors, whatever their ids; further words, positions, attributes and layers
     stay as they are.
     """
-    old = load_file(folder / "snapshot" / "ema.safetensors")
-    old_ids = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
+    old = load_file(component_of(folder, SNAPSHOT) / "ema.safetensors")
+    old_ids = load_component(CLIPTokenizer, folder, "tokenizer").get_vocab()
     shared = [(index, old_ids[t]) for t, index in tokenizer.get_vocab().items() if t in old_ids]
     ids, taken = torch.tensor(shared).unbind(-1)
     for name, parameter in network.named_parameters():
@@ -270,12 +257,12 @@ def read_accuracy(
     network: ReadingTextEncoder,
     tokenizer: Any,
     *,
-    device: str,
     kind: CaptionKind,
     captions: int = READ_CAPTIONS,
 ) -> float:
     """The share of held-out captions of which everything is read right, in [0, 1]."""
     scenes, texts = held_out_captions(captions, seed=1, kind=kind)
+    device = next(network.parameters()).device
     tokens = {name: value.to(device) for name, value in tokens_for(tokenizer, texts).items()}
     read = torch.stack([scores.argmax(-1) for scores in network(**tokens)], dim=1)
     right = read.cpu() == torch.tensor([attribute_targets(scene) for scene in scenes])

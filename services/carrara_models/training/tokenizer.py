@@ -1,8 +1,10 @@
-"""Builds the CLIP tokenizer of the drawn world: one token for each word of its captions.
+"""Builds a CLIP tokenizer of a data set: one token for each word of its captions.
 
 Any other text falls apart into shorter tokens, down to bytes, and never fails.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -12,9 +14,14 @@ from transformers import CLIPTokenizer
 from carrara_models.drawn_world.captions import caption_words
 
 MAX_TOKENS = 48
+FREQUENT_WORDS = 1000
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 Merge = tuple[str, str]
+
+LETTERS = re.compile(r"[^\W\d_]+")
+# From here on lie the scripts of Chinese, Japanese and Korean, whose runs of letters are no words.
+FIRST_UNSPACED = "\u2e80"
 
 
 def build_tokenizer(words: Sequence[str], *, unspaced_words: Sequence[str] = ()) -> CLIPTokenizer:
@@ -54,6 +61,19 @@ def build_caption_tokenizer(languages: Iterable[str]) -> CLIPTokenizer:
     return build_tokenizer(
         caption_words("en") if "en" in languages else (),
         unspaced_words=caption_words("zh") if "zh" in languages else (),
+    )
+
+
+def build_tokenizer_of(captions: Iterable[str]) -> CLIPTokenizer:
+    """The tokenizer of the most frequent words in `captions`, of any language."""
+    counts = Counter[str]()
+    for caption in captions:
+        for run in LETTERS.findall(caption.lower()):
+            counts.update(run if max(run) >= FIRST_UNSPACED else [run])
+    words = [word for word, _ in counts.most_common(FREQUENT_WORDS)]
+    return build_tokenizer(
+        [word for word in words if word.isascii()],
+        unspaced_words=[word for word in words if not word.isascii()],
     )
 
 

@@ -1,11 +1,11 @@
-"""Trains plain DDPM: a UNet that paints the drawn world without being told what.
+"""Trains plain DDPM: a UNet that paints without being told what.
 
 The result is a whole checkpoint, which `DDPMPipeline` loads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,11 @@ import torch
 from diffusers import DDPMPipeline, UNet2DModel
 from torch import Tensor
 
-from carrara_models.drawn_world.drawing import draw_scenes
-from carrara_models.drawn_world.scenes import sample_scene
-from carrara_models.training.denoisers import SAMPLES, Examples, train_denoiser
-from carrara_models.training.loop import Batch, LoopSettings, Pace
+from carrara_models.training.data.settings import DataSettings, open_source
+from carrara_models.training.denoisers import SAMPLES, DenoisingTask, train_denoiser
+from carrara_models.training.errors import RecipeError
+from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples
 from carrara_models.training.objectives import Objective, build_schedule
-from carrara_models.training.sample_grids import save_grid
-
-GRID_PICTURES = 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,24 @@ class UnconditionalShape:
     resolution: int = 32
 
 
+@dataclass(frozen=True)
+class UnconditionalSettings:
+    """A run of plain DDPM."""
+
+    sample_count: int = 16
+    sample_steps: int = 50
+    data: DataSettings = DataSettings()
+    shape: UnconditionalShape = UnconditionalShape()
+    objective: Objective = Objective()
+    loop: LoopSettings = LoopSettings(
+        steps=8000,
+        batch_size=24,
+        learning_rate=1.6e-3,
+        betas=(0.9, 0.98),
+        warmup_steps=200,
+    )
+
+
 def build_unconditional_unet(shape: UnconditionalShape) -> UNet2DModel:
     """A UNet with fresh weights, of pixels [B, 3, H, W]."""
     plain = len(shape.widths) - shape.attending
@@ -54,55 +69,52 @@ def build_unconditional_unet(shape: UnconditionalShape) -> UNet2DModel:
 
 
 def train_unconditional(
-    folder: Path,
-    *,
-    settings: LoopSettings,
-    pace: Pace,
-    shape: UnconditionalShape,
-    objective: Objective,
-    sampling_steps: int = 50,
-    resume: bool = False,
+    folder: Path, settings: UnconditionalSettings, *, pace: Pace, resume: bool = False
 ) -> None:
     """Trains in `folder`; leaves `model_index.json`, `unet/` and `scheduler/` there.
 
     Args:
-        sampling_steps: Of the sample pictures.
+        folder: Where the run lives.
+        settings: The recipe.
+        pace: Reports, device and workers.
         resume: Goes on from the snapshot in `folder`.
     """
-    torch.manual_seed(settings.seed)
-    unet = build_unconditional_unet(shape)
+    loop, objective, side = settings.loop, settings.objective, settings.shape.resolution
+    if objective.target == "flow":
+        raise RecipeError("DDPMPipeline samples no flow: choose another objective.target")
+    source = open_source(settings.data, height=side, width=side, seed=loop.seed)
+    torch.manual_seed(loop.seed)
+    unet = build_unconditional_unet(settings.shape)
     schedule = build_schedule(objective, clip_sample=True)
-    size = {"height": shape.resolution, "width": shape.resolution}
 
-    def examples_at(rng: np.random.Generator, _: torch.Generator) -> Batch:
-        scenes = [sample_scene(rng) for _ in range(settings.batch_size)]
-        return {SAMPLES: draw_scenes(scenes, **size)}
+    def batch_at(positions: Sequence[int]) -> Batch:
+        examples = source.examples(positions)
+        return {SAMPLES: examples.pixels, SKIPPED: examples.skipped_counts()}
 
     def predict(noisy: Tensor, timesteps: Tensor, _: Batch) -> Tensor:
         return unet(noisy, timesteps).sample
 
-    def on_sample(step: int) -> Mapping[str, float]:
+    def on_sample(step: int) -> Samples:
         pipeline = DDPMPipeline(unet=unet, scheduler=schedule)
         pipeline.set_progress_bar_config(disable=True)
         painted = pipeline(
-            GRID_PICTURES,
-            generator=torch.Generator().manual_seed(settings.seed),
-            num_inference_steps=sampling_steps,
+            settings.sample_count,
+            generator=torch.Generator().manual_seed(loop.seed),
+            num_inference_steps=settings.sample_steps,
             output_type="np",
         ).images
-        pictures = (painted * 255).round().astype(np.uint8)
-        save_grid(pictures, folder / f"sample-{step:06d}.png")
-        return {}
+        return Samples(pictures={"": (painted * 255).round().astype(np.uint8)})
 
-    train_denoiser(
+    writes = train_denoiser(
         unet,
         folder=folder,
-        settings=settings,
+        settings=loop,
         pace=pace,
         schedule=schedule,
         objective=objective,
-        examples=Examples(examples_at, predict),
+        task=DenoisingTask(batch_at, predict),
         on_sample=on_sample,
         resume=resume,
     )
-    DDPMPipeline(unet=unet, scheduler=schedule).save_pretrained(folder)
+    if writes:
+        DDPMPipeline(unet=unet, scheduler=schedule).save_pretrained(folder)

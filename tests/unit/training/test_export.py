@@ -13,13 +13,13 @@ from carrara_models.training.export import DefaultSettings, export_checkpoint
 
 
 @pytest.fixture(scope="module")
-def checkpoint(parts, generator, tmp_path_factory):
+def checkpoint(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     export_checkpoint(
         folder,
-        text_encoder_folder=parts,
-        autoencoder_folder=parts,
-        generator_folder=generator,
+        text_encoder_folder=runs.of("text-encoder"),
+        autoencoder_folder=runs.of("autoencoder"),
+        generator_folder=runs.of("latents"),
         defaults=DefaultSettings(num_inference_steps=4, height=16, width=16),
     )
     return folder

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -6,10 +7,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from carrara_models.training.errors import RecipeError
 from carrara_models.training.loop import (
+    SKIPPED,
     Ema,
     LoopSettings,
+    MicroBatches,
     Pace,
+    Samples,
     learning_rate_factor,
     run_loop,
 )
@@ -25,8 +30,9 @@ def make_network() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1))
 
 
-def batch_at(step):
-    return {"x": torch.randn(4, 3, generator=torch.Generator().manual_seed(step))}
+def batch_at(positions):
+    rows = [torch.randn(3, generator=torch.Generator().manual_seed(n)) for n in positions]
+    return {"x": torch.stack(rows)}
 
 
 def train(folder, network, *, settings=SETTINGS, pace=PACE, resume=False, batch_at=batch_at):
@@ -38,9 +44,9 @@ def train(folder, network, *, settings=SETTINGS, pace=PACE, resume=False, batch_
 
     def on_sample(step):
         sampled.append(step)
-        return {"weight": network[0].weight.sum().item()}
+        return Samples({"weight": network[0].weight.sum().item()})
 
-    run_loop(
+    assert run_loop(
         network,
         folder=folder,
         settings=settings,
@@ -114,8 +120,8 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    def broken(step):
-        return {"x": torch.full((4, 3), torch.nan)}
+    def broken(positions):
+        return {"x": torch.full((len(positions), 3), torch.nan)}
 
     with pytest.raises(FloatingPointError, match="step 1"):
         train(tmp_path, make_network(), batch_at=broken)
@@ -143,3 +149,41 @@ def test_the_average_of_a_constant_is_the_constant_and_lags_behind_a_change():
         network[0].weight += 1
     ema.update(network, step=1000)
     torch.testing.assert_close(ema.shadow["0.weight"], before + 0.1)
+
+
+def test_what_was_passed_over_is_counted(tmp_path):
+    def sparse(positions):
+        return batch_at(positions) | {SKIPPED: torch.tensor([1, 0, 2])}
+
+    train(tmp_path, make_network(), batch_at=sparse)
+    lines = [json.loads(line) for line in (tmp_path / "scalars.jsonl").read_text().splitlines()]
+    assert [line["pictures_skipped"] for line in lines if "loss" in line] == [6, 12, 18, 24]
+
+
+@pytest.mark.parametrize(("parts", "processes"), [(1, 1), (2, 1), (1, 2), (2, 3)])
+def test_shares_of_all_processes_make_up_the_step(parts, processes):
+    settings = LoopSettings(
+        steps=3, batch_size=12, learning_rate=1, gradient_accumulation_steps=parts
+    )
+    shares = [
+        MicroBatches(list, settings, process=process, processes=processes)
+        for process in range(processes)
+    ]
+    for step in range(3):
+        seen = [n for share in shares for part in range(parts) for n in share[step * parts + part]]
+        assert sorted(seen) == list(range(12 * step, 12 * step + 12))
+    assert {len(share) for share in shares} == {3 * parts}
+
+
+def test_a_batch_that_cannot_be_divided_evenly_is_refused(tmp_path):
+    uneven = replace(SETTINGS, gradient_accumulation_steps=3)
+    with pytest.raises(RecipeError, match="a multiple of 3 does"):
+        train(tmp_path, make_network(), settings=uneven)
+
+
+def test_micro_batches_take_the_same_steps_but_for_rounding(tmp_path):
+    whole, divided = make_network(), make_network()
+    train(tmp_path / "whole", whole)
+    train(tmp_path / "divided", divided, settings=replace(SETTINGS, gradient_accumulation_steps=4))
+    for one, other in zip(whole.parameters(), divided.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

@@ -49,7 +49,7 @@ def test_one_step_from_the_true_prediction_finds_the_clean_sample(target: Any) -
 @pytest.mark.parametrize("times", ["uniform", "logit-normal", "log-snr-normal"])
 def test_timesteps_stay_in_range_and_follow_the_seed(target: Any, times: Any) -> None:
     if target == "flow" and times == "log-snr-normal":
-        with pytest.raises(ValueError, match="logit-normal"):
+        with pytest.raises(ValueError, match="no signal-to-noise ratios"):
             objective(target, times=times)
         return
     chosen = objective(target, times=times)
@@ -94,7 +94,7 @@ def test_min_snr_weights_are_the_papers() -> None:
         chosen = objective(target, min_snr_gamma=5.0)
         found = loss_weights(timesteps, schedule=build_schedule(chosen), objective=chosen)
         torch.testing.assert_close(found, weights)
-    with pytest.raises(ValueError, match="min-SNR"):
+    with pytest.raises(ValueError, match="min_snr_gamma"):
         objective("flow", min_snr_gamma=5.0)
 
 

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import T5EncoderModel, T5Tokenizer
 
 from carrara_models.drawn_world.captions import caption_words
-from carrara_models.training.curriculum import Curriculum
-from carrara_models.training.loop import LoopSettings, Pace
 from carrara_models.training.t5 import MAX_TOKENS, build_t5_tokenizer
-from carrara_models.training.text_encoder import TextEncoderShape, train_text_encoder
 
 
 def test_each_word_of_the_grammar_is_one_token() -> None:
@@ -28,17 +25,10 @@ def test_other_words_fall_apart_into_letters() -> None:
     assert ids[-1] == tokenizer.eos_token_id
 
 
-def test_what_is_trained_is_loaded_as_if_does(tmp_path: Path) -> None:
-    train_text_encoder(
-        tmp_path,
-        settings=LoopSettings(steps=2, batch_size=2, learning_rate=1e-3, bfloat16=False),
-        pace=Pace(workers=0, log_every=1, save_every=2, sample_every=10**6),
-        shape=TextEncoderShape(width=16, layers=1, heads=2),
-        kind="t5",
-        curriculum=Curriculum(max_objects=2, languages=("en",)),
-    )
-    tokenizer = T5Tokenizer.from_pretrained(tmp_path / "tokenizer")
-    model = T5EncoderModel.from_pretrained(tmp_path / "text_encoder").eval()
+def test_what_is_trained_is_loaded_as_if_does(runs: Any) -> None:
+    folder = runs.of("t5")
+    tokenizer = T5Tokenizer.from_pretrained(folder / "tokenizer")
+    model = T5EncoderModel.from_pretrained(folder / "text_encoder").eval()
     assert tokenizer.model_max_length == MAX_TOKENS
     tokens = tokenizer(
         ["a red circle", "red"], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"

@@ -5,17 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
-from typer.testing import CliRunner
 
 from carrara_models.drawn_world.scenes import Object, Scene, sample_scene
-from carrara_models.training.commands import app
-from carrara_models.training.curriculum import Curriculum
-from carrara_models.training.loop import LoopSettings, Pace
+from carrara_models.training.errors import RecipeError
 from carrara_models.training.text_encoder import (
     ATTRIBUTE_VALUES,
-    TextEncoderShape,
     attribute_targets,
-    train_text_encoder,
 )
 
 
@@ -59,30 +54,24 @@ def test_every_sampled_scene_has_targets():
             assert 0 <= index < len(options)
 
 
-def train(folder, *, curriculum, init=None, layers=1):
-    train_text_encoder(
-        folder,
-        settings=LoopSettings(steps=1, batch_size=2, learning_rate=0.0, bfloat16=False),
-        pace=Pace(workers=0, log_every=1, save_every=1, sample_every=9),
-        shape=TextEncoderShape(width=16, layers=layers, heads=2),
-        curriculum=curriculum,
-        init=init,
-    )
+def ids_and_averages(folder):
     return (
         CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab(),
         load_file(folder / "snapshot" / "ema.safetensors"),
     )
 
 
-@pytest.fixture(scope="module")
-def english(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("english")
-    return folder, *train(folder, curriculum=Curriculum())
-
-
-def test_a_warm_start_keeps_the_vectors_of_words_and_the_weights_of_layers(english, tmp_path):
-    folder, old_ids, old = english
-    ids, new = train(tmp_path, curriculum=Curriculum(3, ("en", "zh")), init=folder, layers=2)
+def test_a_warm_start_keeps_the_vectors_of_words_and_the_weights_of_layers(runs, tmp_path):
+    runs.train(
+        "text-encoder",
+        tmp_path,
+        f"init={runs.of('text-encoder')}",
+        "shape.layers=2",
+        'data.languages=["en","zh"]',
+        "loop.learning_rate=0.0",
+    )
+    old_ids, old = ids_and_averages(runs.of("text-encoder"))
+    ids, new = ids_and_averages(tmp_path)
     vectors = "text_encoder.embeddings.token_embedding.weight"
     for word in ("red</w>", "circle</w>", "<|endoftext|>"):
         assert torch.equal(new[vectors][ids[word]], old[vectors][old_ids[word]])
@@ -93,31 +82,26 @@ def test_a_warm_start_keeps_the_vectors_of_words_and_the_weights_of_layers(engli
     assert any(name not in old for name in new)
 
 
-def test_a_resumed_run_is_not_begun_anew(english):
-    folder, *_ = english
-    result = CliRunner().invoke(
-        app, ["text-encoder", "-o", str(folder), "--resume", "--init", str(folder)]
-    )
-    assert result.exit_code == 2
-    assert "its own weights" in result.output
+def test_captions_are_read_in_each_language_and_in_other_words(runs):
+    lines = (runs.of("text-encoder") / "scalars.jsonl").read_text().splitlines()
+    assert {"read_all_en", "read_all_en_paraphrases"} <= json.loads(lines[-1]).keys()
 
 
-def test_an_unknown_language_is_refused(tmp_path):
-    result = CliRunner().invoke(app, ["text-encoder", "-o", str(tmp_path), "--language", "la"])
-    assert result.exit_code == 2
-    assert "'la'" in result.output
+def test_nothing_but_scenes_teaches_a_text_encoder(runs, tmp_path):
+    with pytest.raises(RecipeError, match=r"data\.location"):
+        runs.train("text-encoder", tmp_path, f"data.location=folder:{tmp_path}")
 
 
 @pytest.mark.slow
-def test_a_short_training_lowers_the_loss(tmp_path):
-    train_text_encoder(
+def test_a_short_training_lowers_the_loss(runs, tmp_path):
+    runs.train(
+        "text-encoder",
         tmp_path,
-        settings=LoopSettings(steps=60, batch_size=16, learning_rate=2e-3, bfloat16=False),
-        pace=Pace(workers=0, log_every=10, save_every=60, sample_every=60),
-        shape=TextEncoderShape(width=64, layers=1),
+        "loop.steps=60",
+        "loop.batch_size=16",
+        "loop.learning_rate=2e-3",
+        "shape.width=64",
     )
     lines = [json.loads(line) for line in (tmp_path / "scalars.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.8 * losses[0]
-    assert (tmp_path / "text_encoder" / "model.safetensors").exists()
-    assert (tmp_path / "tokenizer" / "tokenizer_config.json").exists()

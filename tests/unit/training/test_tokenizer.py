@@ -14,6 +14,7 @@ from carrara_models.drawn_world.scenes import sample_scene
 from carrara_models.training.tokenizer import (
     MAX_TOKENS,
     build_caption_tokenizer,
+    build_tokenizer_of,
     learn_merges,
 )
 
@@ -89,3 +90,25 @@ def test_merges_end_when_every_word_is_whole():
 
 def test_later_merges_build_on_earlier_ones():
     assert learn_merges([["a", "b", "c"]], merges=[("b", "c")]) == [("a", "bc")]
+
+
+def test_the_words_of_any_captions_are_one_token_each_and_others_never_fail():
+    captions = ["A tabby cat, by the sea.", "Ein schönes Haus", "海边的房子"]
+    tokenizer = build_tokenizer_of(captions)
+    assert tokenizer.tokenize("The tabby cat") == ["the</w>", "tabby</w>", "cat</w>"]
+    assert tokenizer.tokenize("schönes")[0].endswith("</w>")
+    assert len(tokenizer.tokenize("schönes")) == 1
+    assert len(tokenizer.tokenize("海的房")) == 3
+    for text in ("zebra!", "山", "ñandú 42"):
+        ids = tokenizer(text).input_ids
+        assert tokenizer.unk_token_id not in ids[1:-1]
+        assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(
+            " ", ""
+        )
+
+
+def test_frequent_words_come_first():
+    words = [f"{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676)}" for n in range(1200)]
+    tokenizer = build_tokenizer_of([" ".join(words[:1000])] * 2 + [" ".join(words)])
+    assert len(tokenizer.tokenize(words[0])) == 1
+    assert len(tokenizer.tokenize(words[-1])) > 1

@@ -1,34 +1,73 @@
 """Examples from the drawn world: scenes drawn on the fly, with captions that a grammar writes."""
 
 from collections import Counter
+from collections.abc import Sequence
 
-from carrara_models.drawn_world.captions import write_caption
+import numpy as np
+import torch
+
+from carrara_models.drawn_world.captions import Language, write_caption
 from carrara_models.drawn_world.drawing import draw_scenes
-from carrara_models.drawn_world.scenes import sample_scene
+from carrara_models.drawn_world.scenes import Scene, Split, sample_scene
+from carrara_models.drawn_world.strokes import draw_strokes
 from carrara_models.training.data.examples import Examples
-from carrara_models.training.data.order import Draw, rng_of
+from carrara_models.training.randomness import Draw, rng_of
 
 
 class DrawnWorld:
-    """An endless source of training scenes; none shows a held-out pair."""
+    """An endless source of scenes; of those to train on, none shows a held-out pair."""
 
-    def __init__(self, *, height: int, width: int, seed: int, omit: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        height: int,
+        width: int,
+        seed: int,
+        max_objects: int = 2,
+        languages: Sequence[Language] = ("en",),
+        omit: float = 0.0,
+        strokes: float = 0.0,
+        split: Split = "train",
+    ) -> None:
         """Draws nothing yet.
 
         Args:
             height: Of the pictures, in pixels.
             width: Of the pictures, in pixels.
             seed: Of scenes and wordings.
+            max_objects: The largest number of objects in a scene.
+            languages: Of captions; each is in one of them, each as likely as any other.
             omit: How often a caption leaves out one thing.
+            strokes: Share of the pictures that show strokes, in every colour, and no scene; their
+                caption is empty.
+            split: "heldout" gives scenes of held-out pairs and nothing else.
         """
-        self._height, self._width, self._seed, self._omit = height, width, seed, omit
+        self._height, self._width, self._seed = height, width, seed
+        self._max_objects, self._languages = max_objects, tuple(languages)
+        self._omit, self._strokes, self._split = omit, strokes, split
 
-    def examples(self, step: int, *, count: int) -> Examples:
-        """The examples of `step`; see `Source`. None is ever skipped."""
-        rng = rng_of(self._seed, Draw.SCENES, step)
-        scenes = [sample_scene(rng) for _ in range(count)]
-        return Examples(
-            pixels=draw_scenes(scenes, height=self._height, width=self._width),
-            captions=[write_caption(scene, rng, omit=self._omit) for scene in scenes],
-            skipped=Counter(),
-        )
+    def examples(self, positions: Sequence[int]) -> Examples:
+        """The examples at `positions`; see `Source`. None is ever skipped."""
+        size = {"height": self._height, "width": self._width}
+        pixels = torch.empty(len(positions), 3, self._height, self._width)
+        captions = [""] * len(positions)
+        scenes: dict[int, Scene] = {}
+        for index, position in enumerate(positions):
+            rng = rng_of(self._seed, Draw.EXAMPLE, position)
+            if self._strokes and rng.random() < self._strokes:
+                pixels[index] = draw_strokes(1, rng, **size)[0]
+            else:
+                scenes[index], captions[index] = self._scene(rng)
+        # All at once, which is much faster than one by one.
+        pixels[list(scenes)] = draw_scenes(list(scenes.values()), **size)
+        return Examples(pixels=pixels, captions=captions, skipped=Counter())
+
+    def scenes(self, positions: Sequence[int]) -> list[tuple[Scene, str]]:
+        """The scenes at `positions` with their captions, where no strokes are shown."""
+        assert not self._strokes
+        return [self._scene(rng_of(self._seed, Draw.EXAMPLE, position)) for position in positions]
+
+    def _scene(self, rng: np.random.Generator) -> tuple[Scene, str]:
+        scene = sample_scene(rng, split=self._split, max_objects=self._max_objects)
+        language = self._languages[rng.integers(len(self._languages))]
+        return scene, write_caption(scene, rng, language=language, omit=self._omit)

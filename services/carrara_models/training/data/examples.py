@@ -1,4 +1,7 @@
-"""The seam between data sets and trainers: the examples of a step, a pure function of it.
+"""The seam between data sets and trainers: the examples at positions of a run, by them alone.
+
+Step n of a run takes the positions from n times the batch size on; processes and micro-batches
+divide them among themselves, so that a run sees the same however it is spread.
 
 It knows nothing of batches, latents or embeddings; dropping captions is the trainers' affair.
 """
@@ -6,7 +9,7 @@ It knows nothing of batches, latents or embeddings; dropping captions is the tra
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -14,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara_models.training.data.order import Draw, Order, rng_of
+from carrara_models.training.data.order import Order
 from carrara_models.training.data.pictures import Framing, frame_picture
 from carrara_models.training.data.records import DataError, Reason, Record, SkipError
+from carrara_models.training.randomness import Draw, rng_of
 
 Item = TypeVar("Item")
 MAX_TRIES = 1000  # pictures tried for one example before the data set is given up
@@ -32,16 +36,19 @@ class Examples:
     captions: list[str]
     skipped: Counter[Reason]
 
+    def skipped_counts(self) -> Tensor:
+        """How many were skipped for each `Reason`, in their order, int64."""
+        return torch.tensor([self.skipped[reason] for reason in Reason])
+
 
 class Source(Protocol):
     """Where examples come from."""
 
-    def examples(self, step: int, *, count: int) -> Examples:
-        """The examples of `step`: the same in every process, whatever was asked for before.
+    def examples(self, positions: Sequence[int]) -> Examples:
+        """The examples there: the same in every process, whatever was asked for before.
 
         Args:
-            step: From 0 on.
-            count: How many; the same in every step, so that a pass shows each picture once.
+            positions: From 0 on. As many positions in a row as there are pictures show each once.
 
         Raises:
             DataError: No picture can be used.
@@ -51,8 +58,8 @@ class Source(Protocol):
 class PictureSource(Generic[Item]):
     """Examples from stored pictures; another picture stands in for one that cannot be used.
 
-    The stand-in is drawn by the step and the example's place in it. So what later steps see does
-    not depend on how many pictures are broken, and nothing need be decoded to go on from a step.
+    The stand-in is drawn by the example's position. So what later ones are does not depend on how
+    many pictures are broken, and nothing need be decoded to go on from a step.
     """
 
     def __init__(
@@ -76,21 +83,18 @@ class PictureSource(Generic[Item]):
         self._order, self._load, self._framing = order, load, framing
         self._seed, self._captions_required = seed, captions_required
 
-    def examples(self, step: int, *, count: int) -> Examples:
-        """The examples of `step`; see `Source`."""
+    def examples(self, positions: Sequence[int]) -> Examples:
+        """The examples at `positions`; see `Source`."""
         skipped = Counter[Reason]()
-        pairs = [self._example(step, slot, count, skipped) for slot in range(count)]
+        pairs = [self._example(position, skipped) for position in positions]
         return Examples(
             pixels=torch.stack([pixels for pixels, _ in pairs]),
             captions=[caption for _, caption in pairs],
             skipped=skipped,
         )
 
-    def _example(
-        self, step: int, slot: int, count: int, skipped: Counter[Reason]
-    ) -> tuple[Tensor, str]:
-        position = step * count + slot
-        rng = rng_of(self._seed, Draw.SLOT, step, slot)
+    def _example(self, position: int, skipped: Counter[Reason]) -> tuple[Tensor, str]:
+        rng = rng_of(self._seed, Draw.EXAMPLE, position)
         first = self._order.at(position)
         candidates = itertools.chain([first], self._order.spares(position, rng))
         tried = Counter[Reason]()

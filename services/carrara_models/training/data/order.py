@@ -5,34 +5,16 @@ any step, and a resumed run sees what the uninterrupted one would have seen.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from enum import IntEnum
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from carrara_models.training.data.records import DataError
+from carrara_models.training.randomness import Draw, rng_of
 
 Item = TypeVar("Item")
 ItemOut = TypeVar("ItemOut", covariant=True)
-
-
-class Draw(IntEnum):
-    """What is drawn; each draws from random numbers of its own."""
-
-    LIST = 0
-    SHARDS = 1
-    WINDOW = 2
-    SLOT = 3
-    SCENES = 4
-
-
-def rng_of(seed: int, draw: Draw, *numbers: int) -> np.random.Generator:
-    """Random numbers for one purpose, apart from every other's.
-
-    The spawn key keeps them apart from the trainers', which are seeded with (seed, step).
-    """
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(draw, *numbers)))
 
 
 class Order(Protocol[ItemOut]):

@@ -1,15 +1,18 @@
 """Names a data set in one line, and opens it: what the trainers' command line needs."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from carrara_models.drawn_world.captions import Language
+from carrara_models.drawn_world.scenes import Split
 from carrara_models.training.data.bounds import parse_bound
 from carrara_models.training.data.drawn import DrawnWorld
 from carrara_models.training.data.examples import Source
 from carrara_models.training.data.picture_folder import open_folder
 from carrara_models.training.data.pictures import Crop, Framing
 from carrara_models.training.data.shards import DEFAULT_WINDOW, open_shards
+from carrara_models.training.errors import RecipeError
 
 DRAWN_WORLD = "drawn-world"
 PICTURES = frozenset(
@@ -17,7 +20,7 @@ PICTURES = frozenset(
 )
 # The settings that mean something to each kind of data set.
 KINDS = {
-    DRAWN_WORLD: frozenset({"omit"}),
+    DRAWN_WORLD: frozenset({"max_objects", "languages", "omit", "strokes"}),
     "folder": PICTURES,
     "shards": PICTURES | {"shuffle_window"},
     "dataset": PICTURES | {"split", "picture_column"},
@@ -43,8 +46,56 @@ class DataSettings:
     """How many samples of shards are shuffled at a time."""
     split: str | None = None
     picture_column: str = "image"
+    max_objects: int = 2
+    """The largest number of objects in a scene of the drawn world."""
+    languages: tuple[Language, ...] = ("en",)
+    """Of the drawn world's captions; each is in one of them."""
     omit: float = 0.0
     """How often a caption of the drawn world leaves out one thing."""
+    strokes: float = 0.0
+    """Share of the pictures that show strokes, in every colour, and no scene."""
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it is the drawn world, whose pictures can be scored."""
+        return self.location == DRAWN_WORLD
+
+
+def open_drawn_world(
+    settings: DataSettings, *, height: int, width: int, seed: int, split: Split = "train"
+) -> DrawnWorld:
+    """The drawn world as a source; its settings must be the drawn world's."""
+    return DrawnWorld(
+        height=height,
+        width=width,
+        seed=seed,
+        max_objects=settings.max_objects,
+        languages=settings.languages,
+        omit=settings.omit,
+        strokes=settings.strokes,
+        split=split,
+    )
+
+
+def open_measured(settings: DataSettings, *, height: int, width: int) -> Source:
+    """What a run measures itself on: held-out scenes of the drawn world, else the data again."""
+    if settings.is_drawn:
+        whole = replace(settings, omit=0.0, strokes=0.0)
+        return open_drawn_world(whole, height=height, width=width, seed=1, split="heldout")
+    return open_source(settings, height=height, width=width, seed=1)
+
+
+def settings_of_kind(settings: DataSettings) -> frozenset[str]:
+    """The names of the settings that mean something to this kind of data set.
+
+    Raises:
+        RecipeError: It is of no known kind.
+    """
+    kind, _, place = settings.location.partition(":")
+    if kind not in KINDS or bool(place) == (kind == DRAWN_WORLD):
+        known = ", ".join([DRAWN_WORLD, *(f"{kind}:..." for kind in KINDS if kind != DRAWN_WORLD)])
+        raise RecipeError(f"{settings.location!r} is no data set; known are {known}")
+    return KINDS[kind] | {"location"}
 
 
 def open_source(settings: DataSettings, *, height: int, width: int, seed: int) -> Source:
@@ -59,18 +110,16 @@ def open_source(settings: DataSettings, *, height: int, width: int, seed: int) -
     Raises:
         FileNotFoundError: It is not there.
         DataError: It holds nothing that is wanted.
-        ValueError: The location is of no known kind, or a setting means nothing to it.
+        RecipeError: The location is of no known kind, or a setting means nothing to it.
     """
+    meaningful = settings_of_kind(settings)
     kind, _, place = settings.location.partition(":")
-    if kind not in KINDS or bool(place) == (kind == DRAWN_WORLD):
-        known = ", ".join([DRAWN_WORLD, *(f"{kind}:..." for kind in KINDS if kind != DRAWN_WORLD)])
-        raise ValueError(f"{settings.location!r} is no data set; known are {known}")
     for setting in fields(settings):
         changed = getattr(settings, setting.name) != setting.default
-        if changed and setting.name not in KINDS[kind] | {"location"}:
-            raise ValueError(f"{setting.name} means nothing to {settings.location}")
+        if changed and setting.name not in meaningful:
+            raise RecipeError(f"{setting.name} means nothing to {settings.location}")
     if kind == DRAWN_WORLD:
-        return DrawnWorld(height=height, width=width, seed=seed, omit=settings.omit)
+        return open_drawn_world(settings, height=height, width=width, seed=seed)
     framing = Framing(
         height=height,
         width=width,

@@ -5,8 +5,8 @@ from carrara_models.training.data.drawn import DrawnWorld
 
 def test_a_step_is_the_same_whatever_was_asked_for_before():
     whole = DrawnWorld(height=16, width=24, seed=0, omit=0.5)
-    row = [whole.examples(step, count=3) for step in range(4)]
-    again = DrawnWorld(height=16, width=24, seed=0, omit=0.5).examples(3, count=3)
+    row = [whole.examples(range(3 * step, 3 * step + 3)) for step in range(4)]
+    again = DrawnWorld(height=16, width=24, seed=0, omit=0.5).examples(range(9, 12))
     assert torch.equal(row[3].pixels, again.pixels)
     assert row[3].captions == again.captions
     assert again.pixels.shape == (3, 3, 16, 24)
@@ -16,5 +16,5 @@ def test_a_step_is_the_same_whatever_was_asked_for_before():
 
 
 def test_another_seed_is_another_world():
-    captions = [DrawnWorld(height=8, width=8, seed=s).examples(0, count=3).captions for s in (0, 1)]
+    captions = [DrawnWorld(height=8, width=8, seed=s).examples(range(3)).captions for s in (0, 1)]
     assert captions[0] != captions[1]

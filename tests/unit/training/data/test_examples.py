@@ -8,7 +8,7 @@ from carrara_models.training.data.examples import MAX_TRIES, PictureSource
 from carrara_models.training.data.order import ListOrder
 from carrara_models.training.data.pictures import Framing
 from carrara_models.training.data.records import DataError, Reason, Record, SkipError
-from carrara_models.training.loop import StepBatches
+from carrara_models.training.loop import LoopSettings, MicroBatches
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def make_source(store, framing):
 
 def test_a_pass_shows_each_picture_once(make_source, numbers_of):
     source = make_source()
-    examples = [source.examples(step, count=5) for step in range(2)]
+    examples = [source.examples(range(5 * step, 5 * step + 5)) for step in range(2)]
     assert sorted(numbers_of(examples[0]) + numbers_of(examples[1])) == list(range(10))
     assert examples[0].pixels.shape == (5, 3, 8, 8)
     assert not examples[0].skipped
@@ -44,7 +44,10 @@ def test_a_broken_picture_is_counted_and_changes_no_other(make_source, numbers_o
     whole, partly = make_source(), make_source(broken={3, 4})
     skipped = Counter()
     for step in range(6):
-        wanted, got = numbers_of(whole.examples(step, count=5)), partly.examples(step, count=5)
+        wanted, got = (
+            numbers_of(whole.examples(range(5 * step, 5 * step + 5))),
+            partly.examples(range(5 * step, 5 * step + 5)),
+        )
         skipped += got.skipped
         for number, shown in zip(wanted, numbers_of(got), strict=True):
             assert shown not in {3, 4}
@@ -55,19 +58,23 @@ def test_a_broken_picture_is_counted_and_changes_no_other(make_source, numbers_o
 
 def test_a_data_set_that_is_broken_all_over_ends_with_the_reasons(make_source):
     with pytest.raises(DataError, match=f"none of the {MAX_TRIES} .* {MAX_TRIES} cannot be read"):
-        make_source(broken=range(10)).examples(0, count=1)
+        make_source(broken=range(10)).examples(range(1))
 
 
 def test_pictures_without_captions_are_skipped_unless_none_are_needed(make_source):
     with pytest.raises(DataError, match="no caption"):
-        make_source(captions=()).examples(0, count=1)
-    examples = make_source(captions=(), required=False).examples(0, count=2)
+        make_source(captions=()).examples(range(1))
+    examples = make_source(captions=(), required=False).examples(range(2))
     assert examples.captions == ["", ""]
 
 
 def test_any_of_several_captions_is_taken(make_source):
     source = make_source()
-    captions = [caption for step in range(4) for caption in source.examples(step, count=5).captions]
+    captions = [
+        caption
+        for step in range(4)
+        for caption in source.examples(range(5 * step, 5 * step + 5)).captions
+    ]
     assert set(captions) == {"one", "two"}
 
 
@@ -78,11 +85,11 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(make_source, workers)
     def run(start, stop, workers):
         source = make_source(broken={1, 7}, framing=framing)
 
-        def batch_at(step):
-            examples = source.examples(step, count=3)
+        def batch_at(positions):
+            examples = source.examples(positions)
             return {"pixels": examples.pixels, "captions": examples.captions}
 
-        batches = StepBatches(batch_at, steps=100)
+        batches = MicroBatches(batch_at, LoopSettings(steps=100, batch_size=3, learning_rate=1))
         return list(
             DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=workers)
         )
@@ -94,5 +101,5 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(make_source, workers)
 
 
 def test_another_seed_is_another_order(make_source, numbers_of):
-    rows = {tuple(numbers_of(make_source(seed=s).examples(0, count=10))) for s in range(3)}
+    rows = {tuple(numbers_of(make_source(seed=s).examples(range(10)))) for s in range(3)}
     assert len(rows) == 3

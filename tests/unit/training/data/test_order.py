@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carrara_models.training.data.order import Draw, ListOrder, ShardOrder, rng_of
+from carrara_models.training.data.order import ListOrder, ShardOrder
 from carrara_models.training.data.records import DataError
 
 SHARDS = {Path(f"{shard}.tar"): [f"{shard}-{n}" for n in range(shard + 2)] for shard in range(5)}
@@ -93,16 +93,3 @@ def test_a_shard_without_items_among_others_is_passed_over():
         list(SHARDS), lambda shard: SHARDS[shard] if shard.stem == "3" else [], window=4, seed=0
     )
     assert sorted(order.at(position) for position in range(5)) == SHARDS[Path("3.tar")]
-
-
-def test_draws_differ_by_purpose_and_from_the_trainers():
-    streams = [
-        rng_of(3, Draw.SCENES, 5),
-        rng_of(3, Draw.SLOT, 5),
-        rng_of(3, Draw.SLOT, 5, 0),
-        np.random.default_rng((3, 5)),
-        np.random.default_rng((3, 5, 0)),
-        np.random.default_rng(3),
-    ]
-    # numpy pads entropy with zeros: the last but one is the one before it again.
-    assert len({int(rng.integers(2**63)) for rng in streams}) == 5

@@ -9,7 +9,7 @@ from carrara_models.training.data.records import DataError, Reason
 
 def shown(source, numbers_of, *, count):
     """The number and the caption of each example of the first step."""
-    examples = source.examples(0, count=count)
+    examples = source.examples(range(count))
     return dict(zip(numbers_of(examples), examples.captions, strict=True))
 
 
@@ -45,7 +45,7 @@ def test_captions_stand_beside_pictures(folder, framing, numbers_of):
 
 def test_pictures_without_a_caption_are_counted_and_skipped(folder, framing, numbers_of):
     source = open_folder(folder, framing=framing, seed=0)
-    examples = source.examples(0, count=5)
+    examples = source.examples(range(5))
     assert examples.skipped.keys() == {Reason.NO_CAPTION}
     assert not {4, 5} & set(numbers_of(examples))
 
@@ -81,7 +81,7 @@ def test_broken_and_missing_pictures_are_skipped_by_reason(
     (folder / "empty.txt").write_text("nothing")
     write_rows(folder / "metadata.jsonl", [{"file_name": "gone.png", "text": "gone"}])
     source = open_folder(folder, framing=framing, seed=0)
-    examples = source.examples(0, count=8)
+    examples = source.examples(range(8))
     assert len(examples.captions) == 8
     assert examples.skipped[Reason.NO_CAPTION] >= 2
     assert {Reason.DAMAGED, Reason.EMPTY, Reason.UNREADABLE} <= examples.skipped.keys()
@@ -117,4 +117,4 @@ def test_a_folder_that_is_missing_or_empty_or_out_of_bounds_is_refused(tmp_path,
 def test_a_picture_too_large_to_read_is_skipped(folder, framing, monkeypatch):
     monkeypatch.setattr("carrara_models.training.data.records.MAX_PICTURE_BYTES", 5)
     with pytest.raises(DataError, match="1000 too many bytes"):
-        open_folder(folder, framing=framing, seed=0).examples(0, count=1)
+        open_folder(folder, framing=framing, seed=0).examples(range(1))

@@ -26,7 +26,7 @@ def dataset(store):
 
 
 def numbers_and_captions(source, numbers_of, *, count):
-    examples = source.examples(0, count=count)
+    examples = source.examples(range(count))
     return dict(zip(numbers_of(examples), examples.captions, strict=True))
 
 
@@ -82,7 +82,7 @@ def test_bounds_keep_rows_and_a_null_keeps_none(tmp_path, dataset, framing, numb
         return open_saved_dataset(str(tmp_path / "one"), framing=framing, seed=0, bounds=bounds)
 
     source = opened(Bound("score", minimum=0.15), Bound("score", maximum=0.35))
-    assert sorted(numbers_of(source.examples(0, count=2))) == [2, 3]
+    assert sorted(numbers_of(source.examples(range(2)))) == [2, 3]
     with pytest.raises(DataError, match="of 6 rows none keeps the bounds: 1 <= score"):
         opened(Bound("score", minimum=1))
     with pytest.raises(DataError, match="text holds no numbers"):
@@ -102,7 +102,7 @@ def test_broken_rows_are_counted_by_reason(tmp_path, store, cut_short, framing, 
     # As plain columns: the library itself would look for the missing file on saving.
     dataset.save_to_disk(tmp_path / "one")
     source = open_saved_dataset(str(tmp_path / "one"), framing=framing, seed=0)
-    examples = source.examples(0, count=6)
+    examples = source.examples(range(6))
     assert set(numbers_of(examples)) == {0}
     assert examples.skipped.keys() == {
         Reason.DAMAGED,
@@ -118,7 +118,9 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path, dataset, fr
 
     def run(start, stop):
         source = open_saved_dataset(str(tmp_path / "one"), framing=framing, seed=0)
-        return [source.examples(step, count=4).pixels for step in range(start, stop)]
+        return [
+            source.examples(range(4 * step, 4 * step + 4)).pixels for step in range(start, stop)
+        ]
 
     whole, resumed = run(0, 6), run(3, 6)
     assert all(torch.equal(*pair) for pair in zip(whole[3:], resumed, strict=True))

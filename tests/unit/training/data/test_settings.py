@@ -9,7 +9,7 @@ def opened(settings):
 
 
 def test_the_drawn_world_is_what_is_trained_on_by_default():
-    assert opened(DataSettings()).examples(0, count=2).pixels.shape == (2, 3, 8, 8)
+    assert opened(DataSettings()).examples(range(2)).pixels.shape == (2, 3, 8, 8)
 
 
 def test_each_kind_of_data_set_is_opened_by_its_name(tmp_path, store, write_shard):
@@ -17,7 +17,7 @@ def test_each_kind_of_data_set_is_opened_by_its_name(tmp_path, store, write_shar
     (tmp_path / "a.txt").write_text("a one")
     write_shard(tmp_path / "0.tar", [("a.png", store(1)), ("a.txt", b"a one")])
     for location in (f"folder:{tmp_path}", f"shards:{tmp_path}/{{0..0}}.tar"):
-        assert opened(DataSettings(location)).examples(0, count=2).captions == ["a one"] * 2
+        assert opened(DataSettings(location)).examples(range(2)).captions == ["a one"] * 2
 
 
 def test_a_saved_data_set_is_opened_by_its_name(tmp_path, store):
@@ -25,7 +25,7 @@ def test_a_saved_data_set_is_opened_by_its_name(tmp_path, store):
     dataset = datasets.Dataset.from_dict({"image": [store(1)], "text": ["a one"]})
     dataset.save_to_disk(tmp_path / "saved")
     source = opened(DataSettings(f"dataset:{tmp_path}/saved"))
-    assert source.examples(0, count=1).captions == ["a one"]
+    assert source.examples(range(1)).captions == ["a one"]
 
 
 @pytest.mark.parametrize("location", ["", "nowhere", "folder:", "drawn-world:x", "zip:x"])

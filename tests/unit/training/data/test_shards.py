@@ -49,7 +49,7 @@ def test_a_pass_shows_each_sample_of_all_shards_once(shards, framing, numbers_of
     source = open_shards(f"{shards}/{{00000..00002}}.tar", framing=framing, seed=0, window=5)
     row = []
     for step in range(4):
-        examples = source.examples(step, count=3)
+        examples = source.examples(range(3 * step, 3 * step + 3))
         numbers = numbers_of(examples)
         assert examples.captions == [f"caption {number}" for number in numbers]
         row += numbers
@@ -60,7 +60,7 @@ def test_a_pass_shows_each_sample_of_all_shards_once(shards, framing, numbers_of
 def test_a_resumed_run_sees_the_same_and_reads_no_earlier_picture(shards, framing, monkeypatch):
     def run(start, stop):
         source = open_shards(f"{shards}/*.tar", framing=framing, seed=0, window=5)
-        return [source.examples(step, count=3) for step in range(start, stop)]
+        return [source.examples(range(3 * step, 3 * step + 3)) for step in range(start, stop)]
 
     whole = run(0, 20)
     read = []
@@ -77,12 +77,12 @@ def test_a_resumed_run_sees_the_same_and_reads_no_earlier_picture(shards, framin
 
 def test_bounds_keep_what_the_metadata_allows(shards, framing, numbers_of):
     source = open_shards(f"{shards}/*.tar", framing=framing, seed=0, bounds=SAFE)
-    numbers = numbers_of(source.examples(0, count=9))
+    numbers = numbers_of(source.examples(range(9)))
     assert sorted(numbers) == [10 * shard + place for shard in range(3) for place in (1, 2, 3)]
     impossible = [Bound("similarity", minimum=2)]
     with pytest.raises(DataError, match="no picture in any of 3 shards"):
         open_shards(f"{shards}/*.tar", framing=framing, seed=0, bounds=impossible).examples(
-            0, count=1
+            range(1)
         )
 
 
@@ -94,12 +94,12 @@ def test_with_bounds_a_sample_without_sound_metadata_is_left_out(one_shard, stor
         members += [(f"{number}.png", store(number)), (f"{number}.json", metadata)]
     members.append(("9.png", store(9)))
     source = one_shard(members, bounds=SAFE, captions_required=False)
-    assert set(numbers_of(source.examples(0, count=4))) == {0}
+    assert set(numbers_of(source.examples(range(4)))) == {0}
 
 
 def test_captions_may_come_from_the_metadata(shards, framing, numbers_of):
     source = open_shards(f"{shards}/00001.tar", framing=framing, seed=0, caption_column="alt")
-    examples = source.examples(0, count=4)
+    examples = source.examples(range(4))
     assert examples.captions == [f"alt {number}" for number in numbers_of(examples)]
 
 
@@ -123,7 +123,7 @@ def test_broken_samples_are_counted_by_reason(one_shard, store, cut_short):
         ("small.png", store(5, size=(1, 1))),
         ("._good.png", b"what a Mac leaves behind"),
     ]
-    examples = one_shard(members).examples(0, count=16)
+    examples = one_shard(members).examples(range(16))
     assert set(examples.captions) == {"a caption"}
     assert examples.skipped.keys() == {
         Reason.DAMAGED,
@@ -139,7 +139,7 @@ def test_a_pickled_member_is_never_read_and_its_sample_skipped(one_shard, store,
     bomb = b"cposix\nsystem\n(S'exit 1'\ntR."
     members = [("0.png", store(0)), ("0.txt", b"a caption"), (f"0.{extension}", bomb)]
     with pytest.raises(DataError, match="1000 has a pickled member"):
-        one_shard(members).examples(0, count=1)
+        one_shard(members).examples(range(1))
 
 
 def test_links_and_other_members_that_are_no_files_are_passed_over(tmp_path, store, framing):
@@ -160,7 +160,7 @@ def test_of_a_shard_that_is_cut_short_the_whole_samples_are_used(
         file.truncate(third + 1)
     with caplog.at_level(logging.WARNING):
         source = open_shards(str(shard), framing=framing, seed=0)
-        examples = source.examples(0, count=6)
+        examples = source.examples(range(6))
     assert set(numbers_of(examples)) == {10, 11}
     assert "is damaged after 3 samples" in caplog.text
 
@@ -171,7 +171,7 @@ def test_a_shard_that_is_no_tar_is_passed_over_and_one_that_vanished_too(
     (shards / "00000.tar").write_bytes(b"<html>not found</html>" * 100)
     source = open_shards(f"{shards}/*.tar", framing=framing, seed=0)
     (shards / "00002.tar").unlink()
-    assert sorted(numbers_of(source.examples(0, count=4))) == [10, 11, 12, 13]
+    assert sorted(numbers_of(source.examples(range(4)))) == [10, 11, 12, 13]
     assert "00000.tar is damaged after 0 samples" in caplog.text
 
 

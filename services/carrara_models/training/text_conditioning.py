@@ -1,0 +1,84 @@
+"""A frozen text encoder, CLIP's or T5's, as the thing that tells a denoiser a caption."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
+from carrara_models.fingerprints import component_fingerprint, stage_fingerprint
+from carrara_models.training.data.embedding_cache import EmbeddingCache
+from carrara_models.training.run_folders import component_of
+
+PROMPT_EMBEDS = "prompt_embeds"
+
+
+class FrozenTextEncoder:
+    """Captions to states, as the pipeline will make them.
+
+    Attributes:
+        tokenizer: CLIP's or T5's.
+        model: In float32, on the CPU.
+    """
+
+    def __init__(self, folder: Path, *, cache: Path | None = None) -> None:
+        """Loads `tokenizer/` and `text_encoder/`.
+
+        Args:
+            folder: Of a run of the text encoder, or of a checkpoint.
+            cache: A folder that states are kept in, so that each caption is encoded once.
+        """
+        config = component_of(folder, "text_encoder") / "config.json"
+        kinds: tuple[Any, Any] = (
+            (T5Tokenizer, T5EncoderModel)
+            if '"t5"' in config.read_text()
+            else (CLIPTokenizer, CLIPTextModel)
+        )
+        self.tokenizer = kinds[0].from_pretrained(component_of(folder, "tokenizer"))
+        self.model = (
+            kinds[1]
+            .from_pretrained(component_of(folder, "text_encoder"))
+            .eval()
+            .requires_grad_(False)
+        )
+        self._cache = None
+        if cache is not None:
+            parts = {
+                name: component_fingerprint(folder, name) for name in ("tokenizer", "text_encoder")
+            }
+            self._cache = EmbeddingCache(cache, fingerprint=stage_fingerprint(parts))
+
+    @property
+    def width(self) -> int:
+        """Of the states."""
+        return int(self.model.config.hidden_size)
+
+    def encode(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """`prompt_embeds` [B, L, D]."""
+        if self._cache is None:
+            return self._encode(list(captions))
+        each = [
+            self._cache.embed(caption, lambda text: self._encode([text])) for caption in captions
+        ]
+        return {name: torch.cat([tensors[name] for tensors in each]) for name in each[0]}
+
+    @torch.no_grad()
+    def _encode(self, captions: list[str]) -> dict[str, Tensor]:
+        return {PROMPT_EMBEDS: self.model(**tokens_for(self.tokenizer, captions)).last_hidden_state}
+
+
+def tokens_for(tokenizer: Any, captions: list[str]) -> dict[str, Tensor]:
+    """What a text model is given as its pipeline gives it: T5 the mask of real tokens too."""
+    encoded = tokenizer(
+        captions,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    names = ["input_ids"]
+    if isinstance(tokenizer, T5Tokenizer):
+        names.append("attention_mask")
+    return {name: encoded[name] for name in names}
