@@ -36,8 +36,9 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 
 def told(report: Mapping[str, object], *, points: int, seconds: float, file: str) -> str:
     """What a reader of the numbers must know, of a report of `carrara evaluate`."""
+    plural = "point" if points == 1 else "points"
     return (
-        f"{points} points of {report['captions']} captions, seed {report['seed']}; painting and "
+        f"{points} {plural} of {report['captions']} captions, seed {report['seed']}; painting and "
         f"measuring took {seconds / 60:.0f} minutes, one CPU thread for torch; numerics: "
         f"{report['numerics']}. The numbers stand in [{file}]({file})."
     )
