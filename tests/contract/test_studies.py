@@ -12,6 +12,9 @@ import pytest
 from typer import Typer
 from typer.main import get_command
 
+from carrara_models.training.generator import GeneratorSettings
+from carrara_models.training.run_files import build_settings, change
+from carrara_models.training.text_encoder import TextEncoderSettings
 from carrara_services.evaluate.commands import evaluate
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -68,6 +71,22 @@ def test_evaluate_takes_what_the_studies_pass_and_what_stands_in_place_of_it(
         changed = command.make_context("evaluate", list(less)).params
         assert changed == {**given, "captions": 8}
         assert (less.count("--captions"), less.count("--fid")) == (1, 1)
+
+
+def test_the_trainers_take_what_the_studies_change(studies: dict[str, ModuleType]) -> None:
+    """And no two runs of one folder differ."""
+    changes: dict[str, tuple[str, ...]] = {}
+    for study in studies["trainings"].STUDIES.values():
+        assert len(study) in (3, 4)
+        for variant in study.values():
+            for kind, run in (
+                (GeneratorSettings, variant.generator),
+                (TextEncoderSettings, variant.text_encoder),
+            ):
+                if run is not None:
+                    build_settings(kind, change({}, run.changes))
+                    assert changes.setdefault(run.folder, run.changes) == run.changes
+    assert len(changes) == 12, "3 text encoders, 5 generators behind them, 4 targets"
 
 
 def test_every_link_of_the_pages_leads_somewhere() -> None:
