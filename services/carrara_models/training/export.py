@@ -232,7 +232,7 @@ def _pixel_sampler(name: str, run: Path) -> Any:
     left = load_component(DPMSolverMultistepScheduler, run, "scheduler")
     if left.config.use_flow_sigmas:
         return left  # the others know no straight paths
-    own = DDPMScheduler.from_config(left.config)
+    own = DDPMScheduler.from_config(left.config, thresholding=False)  # it clips
     if class_name == type(own).__name__:
         return own
     # Multistep solvers do not clip; with this bound, dynamic thresholding does it.

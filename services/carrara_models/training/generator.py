@@ -213,15 +213,21 @@ def train_generator(
 
 
 def build_sampler(schedule: Any, objective: Objective) -> DPMSolverMultistepScheduler:
-    """dpm++2m on the schedule that was trained on; along straight paths for flow."""
+    """dpm++2m on the schedule that was trained on; along straight paths for flow.
+
+    Pixels stay in their range, as the schedule keeps them.
+    """
     if objective.target == "flow":
         return DPMSolverMultistepScheduler(
             num_train_timesteps=schedule.config.num_train_timesteps,
             prediction_type="flow_prediction",
             use_flow_sigmas=True,
         )
+    # Multistep solvers do not clip; bounded at 1, dynamic thresholding does it.
+    clips = bool(schedule.config.clip_sample)
+    bounded = {"thresholding": True, "sample_max_value": 1.0} if clips else {}
     return DPMSolverMultistepScheduler.from_config(
-        schedule.config, algorithm_type="dpmsolver++", solver_order=2
+        schedule.config, algorithm_type="dpmsolver++", solver_order=2, **bounded
     )
 
 
