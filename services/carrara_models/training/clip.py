@@ -12,20 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
 )
 
-from carrara_models.training.data.examples import Examples
+from carrara_models.training.data.drawn import DrawnWorld
+from carrara_models.training.data.examples import Examples, Source
 from carrara_models.training.data.settings import DataSettings, open_measured, open_source
+from carrara_models.training.errors import RecipeError
 from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples, run_loop
+from carrara_models.training.run_folders import load_component
 from carrara_models.training.text_conditioning import tokens_for
+from carrara_models.training.text_encoder import ATTRIBUTE_VALUES, attribute_targets
 from carrara_models.training.tokenizer import (
     MAX_TOKENS,
     build_caption_tokenizer,
@@ -33,6 +39,9 @@ from carrara_models.training.tokenizer import (
 )
 
 MEASURED_PICTURES = 128
+VALUES = [len(values) for values in ATTRIBUTE_VALUES.values()]
+TARGETS = "targets"
+LABEL_SMOOTHING = 0.1
 CAPTIONS_FOR_WORDS = 2000
 
 
@@ -58,6 +67,13 @@ class ClipShape:
 class ClipSettings:
     """A run of a CLIP."""
 
+    text_encoder: Path | None = None
+    """A folder with a `tokenizer/` and a `text_encoder/` of the same size, CLIP's: what the text
+    tower begins as."""
+    readout: float = 0.0
+    """Weight of a second loss, of the drawn world alone: from each embedding, one linear layer has
+    to tell every attribute of the scene. Contrast alone needs only what tells the pictures of a
+    batch apart, and left shapes out."""
     data: DataSettings = DataSettings()
     shape: ClipShape = ClipShape()
     loop: LoopSettings = LoopSettings(
@@ -70,6 +86,20 @@ class ClipSettings:
         ema_decay=0.995,
         bfloat16=False,
     )
+
+
+class TellingClip(nn.Module):
+    """What is trained with a read-out: both towers, and one linear layer for all attributes."""
+
+    def __init__(self, clip: CLIPModel) -> None:
+        super().__init__()
+        self.clip = clip
+        self.readout = nn.Linear(clip.config.projection_dim, sum(VALUES))
+
+    def scores(self, embeds: Tensor) -> tuple[Tensor, ...]:
+        """Scores [B, values] of each attribute, from embeddings [B, E] of length 1."""
+        # As long as a vector of independent normal numbers, which a linear layer is made for.
+        return self.readout(embeds * embeds.shape[1] ** 0.5).split(VALUES, dim=1)
 
 
 def build_clip(tokenizer: CLIPTokenizer, shape: ClipShape) -> CLIPModel:
@@ -113,36 +143,72 @@ def train_clip(folder: Path, settings: ClipSettings, *, pace: Pace, resume: bool
         pace: Reports, device and workers.
         resume: Goes on from the snapshot in `folder`.
     """
-    loop, side = settings.loop, settings.shape.resolution
-    source = open_source(settings.data, height=side, width=side, seed=loop.seed)
-    measured = open_measured(settings.data, height=side, width=side)
-    if settings.data.is_drawn:
-        tokenizer = build_caption_tokenizer(settings.data.languages)
+    loop, data, side = settings.loop, settings.data, settings.shape.resolution
+    if settings.readout and (not data.is_drawn or data.strokes):
+        raise RecipeError(
+            f"readout is for scenes of the drawn world; data.location is {data.location!r} and "
+            f"data.strokes {data.strokes}"
+        )
+    source = open_source(data, height=side, width=side, seed=loop.seed)
+    measured = open_measured(data, height=side, width=side)
+    if settings.text_encoder is not None:
+        tokenizer = load_component(CLIPTokenizer, settings.text_encoder, "tokenizer")
+    elif data.is_drawn:
+        tokenizer = build_caption_tokenizer(data.languages)
     else:
         seen = (source.examples([index]).captions[0] for index in range(CAPTIONS_FOR_WORDS))
         tokenizer = build_tokenizer_of(seen)
     torch.manual_seed(loop.seed)
     clip = build_clip(tokenizer, settings.shape)
+    if settings.text_encoder is not None:
+        _begin_text_tower(clip, settings.text_encoder)
+    network = TellingClip(clip)
 
     def inputs_of(examples: Examples) -> Batch:
         # In [-1, 1], as the processor's mean and deviation of 0.5 make them of pixels in [0, 1].
         return {"pixel_values": examples.pixels, **tokens_for(tokenizer, examples.captions)}
 
+    def targets_of(world: Source, positions: Sequence[int]) -> Tensor:
+        assert isinstance(world, DrawnWorld)
+        return torch.tensor([attribute_targets(scene) for scene, _ in world.scenes(positions)])
+
     def batch_at(positions: Sequence[int]) -> Batch:
         examples = source.examples(positions)
-        return {SKIPPED: examples.skipped_counts(), **inputs_of(examples)}
+        batch = {SKIPPED: examples.skipped_counts(), **inputs_of(examples)}
+        return batch | {TARGETS: targets_of(source, positions)} if settings.readout else batch
 
     def loss_of(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return clip(**batch, return_loss=True).loss, {}
+        targets = batch.pop(TARGETS, None)
+        output = clip(**batch, return_loss=True)
+        if targets is None:
+            return output.loss, {}
+        told = [
+            F.cross_entropy(scores, targets[:, index], label_smoothing=LABEL_SMOOTHING)
+            for embeds in (output.image_embeds, output.text_embeds)
+            for index, scores in enumerate(network.scores(embeds.float()))
+        ]
+        readout = torch.stack(told).mean()
+        total = output.loss + settings.readout * readout
+        return total, {"contrast": output.loss, "readout": readout}
 
     def on_sample(step: int) -> Samples:
-        batch = inputs_of(measured.examples(range(MEASURED_PICTURES)))
-        logits = clip(**{n: t.to(clip.device) for n, t in batch.items()}).logits_per_text
-        right = logits.argmax(dim=1).cpu() == torch.arange(len(logits))
-        return Samples({"found_its_picture": right.float().mean().item()})
+        positions = range(MEASURED_PICTURES)
+        batch = inputs_of(measured.examples(positions))
+        output = clip(**{n: t.to(clip.device) for n, t in batch.items()})
+        right = output.logits_per_text.argmax(dim=1).cpu() == torch.arange(len(positions))
+        scalars = {"found_its_picture": right.float().mean().item()}
+        if settings.readout:
+            targets = targets_of(measured, positions)
+            for name, embeds in (("picture", output.image_embeds), ("caption", output.text_embeds)):
+                told = [scores.argmax(dim=1).cpu() for scores in network.scores(embeds)]
+                whole = (torch.stack(told, dim=1) == targets).all(dim=1)
+                scalars[f"{name}_tells_all"] = whole.float().mean().item()
+        return Samples(scalars)
 
+    if not settings.readout:
+        network.readout.requires_grad_(False)
     writes = run_loop(
-        clip,
+        network,
         folder=folder,
         settings=loop,
         pace=pace,
@@ -153,6 +219,21 @@ def train_clip(folder: Path, settings: ClipSettings, *, pace: Pace, resume: bool
     )
     if writes:
         _save(clip, tokenizer, folder)
+
+
+def _begin_text_tower(clip: CLIPModel, folder: Path) -> None:
+    trained = load_component(CLIPTextModel, folder, "text_encoder")
+    own, other = clip.config.text_config, trained.config
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        if getattr(own, name) != getattr(other, name):
+            raise RecipeError(
+                f"{folder} has a text model whose {name} is {getattr(other, name)}; this CLIP's "
+                f"is {getattr(own, name)}: set shape.width, shape.text_layers and shape.heads alike"
+            )
+    weights = trained.state_dict()
+    clip.text_model.load_state_dict(
+        {name.removeprefix("text_model."): weight for name, weight in weights.items()}
+    )
 
 
 def _save(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:

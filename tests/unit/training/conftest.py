@@ -60,6 +60,17 @@ TINY = {
             'data.languages=["en","zh"]',
         ),
     ),
+    "telling-clip": TinyPart(
+        "clip",
+        (
+            *TOWERS,
+            "shape.text_layers=1",
+            "shape.vision_layers=1",
+            "shape.resolution=16",
+            "readout=1",
+        ),
+        {"text_encoder": "text-encoder"},
+    ),
     "latents": TinyPart(
         "generator", UNET, {"text_encoder": "text-encoder", "autoencoder": "autoencoder"}
     ),

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from transformers import (
     CLIPImageProcessorPil,
     CLIPModel,
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
@@ -35,6 +36,7 @@ from transformers import (
 from carrara_models.training.autoencoder import AutoencoderShape, build_autoencoder
 from carrara_models.training.clip_towers import load_towers
 from carrara_models.training.data.settings import DataSettings, open_drawn_world
+from carrara_models.training.errors import RecipeError
 from carrara_models.training.movq import build_movq
 from carrara_models.training.super_resolution import enlarge, shrink
 
@@ -44,6 +46,7 @@ PARTS = (
     "autoencoder",
     "decoder",
     "clip",
+    "telling-clip",
     "latents",
     "pixels",
     "flow-pixels",
@@ -212,6 +215,35 @@ def test_the_towers_are_those_of_the_whole_clip(runs: Any) -> None:
     torch.testing.assert_close(embeds / embeds.norm(dim=1, keepdim=True), output.text_embeds)
     seen = towers.encode_pictures(pictures)
     torch.testing.assert_close(seen / seen.norm(dim=1, keepdim=True), output.image_embeds)
+
+
+def test_a_clip_that_is_to_tell_the_scene_begins_with_a_trained_text_tower(
+    runs: Any, tmp_path: Path
+) -> None:
+    runs.train("telling-clip", tmp_path, "loop.learning_rate=0.0")
+    began, made = (
+        CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict()
+        for folder in (runs.of("text-encoder"), tmp_path)
+    )
+    assert began.keys() == made.keys()
+    assert all(torch.equal(made[name], weight) for name, weight in began.items())
+    measured = scalars_of(runs.of("telling-clip"))
+    assert {"contrast", "readout"} <= measured[0].keys()
+    assert {"picture_tells_all", "caption_tells_all"} <= measured[-1].keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("shape.text_layers=2", "num_hidden_layers is 1; this CLIP's is 2"),
+        ("data.strokes=0.5", "readout is for scenes of the drawn world"),
+    ],
+)
+def test_a_text_tower_of_another_size_or_nothing_to_tell_is_refused(
+    change: str, message: str, runs: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        runs.train("telling-clip", tmp_path, change)
 
 
 def test_a_movq_is_the_vae_without_its_variance() -> None:
