@@ -43,6 +43,13 @@ from carrara_models.denoising.schedulers import SCHEDULERS
 from carrara_models.training.run_folders import load_component
 
 SUPER_RESOLUTION_PREFIX = "super_res_"
+# What DeepFloyd IF's pipelines would have beside the parts that paint.
+NO_CHECKERS: Mapping[str, Any] = {
+    "safety_checker": None,
+    "feature_extractor": None,
+    "watermarker": None,
+    "requires_safety_checker": False,
+}
 
 
 @dataclass(frozen=True)
@@ -153,18 +160,12 @@ def export_pixel_cascade(
         scheduler: Name of the sampler that both ship with: "ddpm" as they were trained, or another
             one of `SCHEDULERS`, made from that.
     """
-    without: dict[str, Any] = {
-        "safety_checker": None,
-        "feature_extractor": None,
-        "watermarker": None,
-        "requires_safety_checker": False,
-    }
     base = IFPipeline(
         tokenizer=load_component(T5Tokenizer, text_encoder_folder, "tokenizer"),
         text_encoder=load_component(T5EncoderModel, text_encoder_folder, "text_encoder"),
         unet=load_component(UNet2DConditionModel, base_folder, "unet"),
         scheduler=_pixel_sampler(scheduler, base_folder),
-        **without,
+        **NO_CHECKERS,
     )
     super_resolution = IFSuperResolutionPipeline(
         tokenizer=None,
@@ -174,7 +175,7 @@ def export_pixel_cascade(
         image_noising_scheduler=load_component(
             DDPMScheduler, super_resolution_folder, "image_noising_scheduler"
         ),
-        **without,
+        **NO_CHECKERS,
     )
     larger = {
         name: value

@@ -34,7 +34,7 @@ from carrara_models.training.clip_towers import Towers, embedding_of_nothing, lo
 from carrara_models.training.data.settings import DataSettings, open_source
 from carrara_models.training.denoisers import SAMPLES, DenoisingTask, train_denoiser
 from carrara_models.training.errors import RecipeError
-from carrara_models.training.export import assemble
+from carrara_models.training.export import NO_CHECKERS, assemble
 from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples
 from carrara_models.training.movq import build_movq
 from carrara_models.training.objectives import Objective, build_schedule
@@ -46,7 +46,7 @@ from carrara_models.training.samples import (
     join,
     sample_captions,
 )
-from carrara_models.training.text_conditioning import PROMPT_EMBEDS, FrozenTextEncoder
+from carrara_models.training.text_conditioning import PROMPT_EMBEDS, FrozenTextEncoder, empty_where
 from carrara_models.training.unets import (
     UNetShape,
     build_unet,
@@ -277,9 +277,7 @@ class _Captions:
         return told_a_caption(text_width=self._texts.width)
 
     def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch:
-        return self._texts.encode(
-            ["" if drop else text for text, drop in zip(captions, dropped, strict=True)]
-        )
+        return self._texts.encode(empty_where(dropped, captions))
 
     def call(
         self, unet: UNet2DConditionModel, noisy: Tensor, timesteps: Tensor, batch: Batch
@@ -299,13 +297,7 @@ class _Captions:
         if self._vae is not None:
             pipeline = assemble(vae=self._vae, **parts)
         else:
-            pipeline = IFPipeline(
-                **parts,
-                safety_checker=None,
-                feature_extractor=None,
-                watermarker=None,
-                requires_safety_checker=False,
-            )
+            pipeline = IFPipeline(**parts, **NO_CHECKERS)
         return paint(pipeline, chosen.captions, settings)
 
 

@@ -22,6 +22,7 @@ from carrara_models.training.denoisers import SAMPLES, DenoisingTask, train_deno
 from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples
 from carrara_models.training.objectives import Objective, build_schedule
 from carrara_models.training.randomness import Draw, chosen_of
+from carrara_models.training.text_conditioning import empty_where
 
 BETA_SCHEDULE = "squaredcos_cap_v2"
 CLIP_SAMPLE_RANGE = 5.0  # in deviations of the embeddings
@@ -111,9 +112,7 @@ def train_prior(folder: Path, settings: PriorSettings, *, pace: Pace, resume: bo
     def batch_at(positions: Sequence[int]) -> Batch:
         examples = source.examples(positions)
         dropped = chosen_of(loop.seed, Draw.DROPOUT, positions, settings.dropout)
-        captions = [
-            "" if drop else text for text, drop in zip(examples.captions, dropped, strict=True)
-        ]
+        captions = empty_where(dropped, examples.captions)
         return {
             SAMPLES: (towers.encode_pictures(examples.pixels) - mean) / std,
             SKIPPED: examples.skipped_counts(),

@@ -20,12 +20,13 @@ from torch import Tensor
 from carrara_models.training.data.settings import DataSettings, open_measured, open_source
 from carrara_models.training.denoisers import SAMPLES, DenoisingTask, train_denoiser
 from carrara_models.training.errors import RecipeError
+from carrara_models.training.export import NO_CHECKERS
 from carrara_models.training.generator import PIXEL_CHANNELS, build_sampler
 from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples
 from carrara_models.training.objectives import Objective, build_schedule
 from carrara_models.training.randomness import Draw, chosen_of, normal_of, rng_of
 from carrara_models.training.samples import SampleSettings, join, sample_captions
-from carrara_models.training.text_conditioning import PROMPT_EMBEDS, FrozenTextEncoder
+from carrara_models.training.text_conditioning import PROMPT_EMBEDS, FrozenTextEncoder, empty_where
 from carrara_models.training.unets import (
     UNetShape,
     build_unet,
@@ -104,9 +105,7 @@ def train_super_resolution(
     def batch_at(positions: Sequence[int]) -> Batch:
         examples = source.examples(positions)
         dropped = chosen_of(loop.seed, Draw.DROPOUT, positions, settings.dropout)
-        captions = [
-            "" if drop else text for text, drop in zip(examples.captions, dropped, strict=True)
-        ]
+        captions = empty_where(dropped, examples.captions)
         large = examples.pixels
         enlarged = enlarge(shrink(large, settings.low_resolution), settings.resolution)
         windows = [_window(settings, position) for position in positions]
@@ -148,10 +147,7 @@ def train_super_resolution(
             unet=unet,
             scheduler=build_sampler(schedule, objective),
             image_noising_scheduler=noising,
-            safety_checker=None,
-            feature_extractor=None,
-            watermarker=None,
-            requires_safety_checker=False,
+            **NO_CHECKERS,
         )
         pipeline.set_progress_bar_config(disable=True)
         painted = []

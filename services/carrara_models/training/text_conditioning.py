@@ -69,6 +69,11 @@ class FrozenTextEncoder:
         return {PROMPT_EMBEDS: self.model(**tokens_for(self.tokenizer, captions)).last_hidden_state}
 
 
+def empty_where(dropped: Tensor, captions: Sequence[str]) -> list[str]:
+    """The captions, with the empty one in place of those dropped, bool [B]."""
+    return ["" if drop else text for text, drop in zip(captions, dropped, strict=True)]
+
+
 def tokens_for(tokenizer: Any, captions: list[str]) -> dict[str, Tensor]:
     """What a text model is given as its pipeline gives it: T5 the mask of real tokens too."""
     encoded = tokenizer(
