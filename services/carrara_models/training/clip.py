@@ -84,7 +84,6 @@ class ClipSettings:
         warmup_steps=200,
         decay_fraction=0.6,
         ema_decay=0.995,
-        bfloat16=False,
     )
 
 
@@ -179,17 +178,23 @@ def train_clip(folder: Path, settings: ClipSettings, *, pace: Pace, resume: bool
 
     def loss_of(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         targets = batch.pop(TARGETS, None)
-        output = clip(**batch, return_loss=True)
-        if targets is None:
-            return output.loss, {}
-        told = [
-            F.cross_entropy(scores, targets[:, index], label_smoothing=LABEL_SMOOTHING)
-            for embeds in (output.image_embeds, output.text_embeds)
-            for index, scores in enumerate(network.scores(embeds.float()))
-        ]
-        readout = torch.stack(told).mean()
-        total = output.loss + settings.readout * readout
-        return total, {"contrast": output.loss, "readout": readout}
+        output = clip(**batch)
+        captions, pictures = output.text_embeds.float(), output.image_embeds.float()
+        # In float32: a bfloat16 of the similarities, times their scale, is off by tenths.
+        with torch.autocast(captions.device.type, enabled=False):
+            logits = clip.logit_scale.exp() * captions @ pictures.T
+            pairs = torch.arange(len(logits), device=logits.device)
+            contrast = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+            if targets is None:
+                return contrast, {}
+            told = [
+                F.cross_entropy(scores, targets[:, index], label_smoothing=LABEL_SMOOTHING)
+                for embeds in (pictures, captions)
+                for index, scores in enumerate(network.scores(embeds))
+            ]
+            readout = torch.stack(told).mean()
+        total = contrast + settings.readout * readout
+        return total, {"contrast": contrast, "readout": readout}
 
     def on_sample(step: int) -> Samples:
         positions = range(MEASURED_PICTURES)
