@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, IFSuperResolutionPipeline
+from diffusers import DDPMScheduler, IFSuperResolutionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from carrara_models.training.data.settings import DataSettings, open_measured, open_source
@@ -25,6 +25,7 @@ from carrara_models.training.generator import PIXEL_CHANNELS, build_sampler
 from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples
 from carrara_models.training.objectives import Objective, build_schedule
 from carrara_models.training.randomness import Draw, chosen_of, normal_of, rng_of
+from carrara_models.training.run_folders import load_component
 from carrara_models.training.samples import SampleSettings, join, sample_captions
 from carrara_models.training.text_conditioning import PROMPT_EMBEDS, FrozenTextEncoder, empty_where
 from carrara_models.training.unets import (
@@ -43,6 +44,8 @@ class SuperResolutionSettings:
 
     text_encoder: Path = Path("runs/text-encoder")
     """A folder with a `tokenizer/` and a `text_encoder/`: those of the base."""
+    init: Path | None = None
+    """A folder with a `unet/` to begin with, such as that of an earlier run."""
     resolution: int = 128
     """Of the large pictures, in pixels."""
     low_resolution: int = 32
@@ -90,14 +93,17 @@ def train_super_resolution(
     source = open_source(settings.data, seed=loop.seed, **large_size)
     measured = open_measured(settings.data, **large_size)
     torch.manual_seed(loop.seed)
-    unet = build_unet(
-        settings.shape,
-        in_channels=2 * PIXEL_CHANNELS,
-        out_channels=2 * PIXEL_CHANNELS,
-        size=settings.resolution,
-        class_embed_type="timestep",
-        **told_a_caption(text_width=texts.width),
-    )
+    if settings.init is None:
+        unet = build_unet(
+            settings.shape,
+            in_channels=2 * PIXEL_CHANNELS,
+            out_channels=2 * PIXEL_CHANNELS,
+            size=settings.resolution,
+            class_embed_type="timestep",
+            **told_a_caption(text_width=texts.width),
+        )
+    else:
+        unet = load_component(UNet2DConditionModel, settings.init, "unet")
     use_plain_attention(unet)
     schedule = build_schedule(objective, clip_sample=True, variance_type="fixed_small")
     noising = noising_schedule()

@@ -15,6 +15,8 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 from carrara_models.drawn_world.captions import Language, caption_words
 
 MAX_TOKENS = 77  # as `IFPipeline` pads every caption
+# Too low for a gradient: it stays.
+LATER_WORDS = -30.0
 BIAS_DEVIATION = 2.0
 START_OF_WORD = "▁"
 # Logarithms of how likely a piece is: the fewer pieces, the likelier the text.
@@ -61,4 +63,9 @@ def build_t5(tokenizer: T5Tokenizer, *, width: int, layers: int, heads: int) -> 
     # moves them by a learning rate a step: preferences to begin with spare that way.
     biases = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
     torch.nn.init.normal_(biases, std=BIAS_DEVIATION)
+    # From left to right, as CLIP's text model reads: the state of "green" then cannot depend on the
+    # noun that follows, and a pair that was never trained on has states that were. The second half
+    # of the buckets is for later words (Raffel et al. 2020, `T5Attention`).
+    with torch.no_grad():
+        biases[len(biases) // 2 :] = LATER_WORDS
     return model

@@ -111,13 +111,14 @@ def test_samples_in_two_languages_are_measured_apart(runs: Any, tmp_path: Path) 
     assert {"all_right_en", "all_right_zh"} <= scalars_of(tmp_path)[-1].keys()
 
 
+@pytest.mark.parametrize("name", ["latents", "super-resolution"])
 def test_a_warm_start_begins_with_the_averages_of_the_earlier_run(
-    runs: Any, tmp_path: Path
+    name: str, runs: Any, tmp_path: Path
 ) -> None:
     # A rate of zero: the weights stay what the run began with.
-    runs.train("latents", tmp_path, f"init={runs.of('latents')}", "loop.learning_rate=0.0")
+    runs.train(name, tmp_path, f"init={runs.of(name)}", "loop.learning_rate=0.0")
     file = "unet/diffusion_pytorch_model.safetensors"
-    old, new = load_file(runs.of("latents") / file), load_file(tmp_path / file)
+    old, new = load_file(runs.of(name) / file), load_file(tmp_path / file)
     for name, tensor in old.items():
         assert torch.equal(tensor, new[name]), name
 

@@ -37,3 +37,18 @@ def test_what_is_trained_is_loaded_as_if_does(runs: Any) -> None:
         states = model(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
     assert states.shape == (2, MAX_TOKENS, 16)
     assert torch.isfinite(states).all()
+
+
+def test_a_word_is_read_without_those_that_follow(runs: Any) -> None:
+    folder = runs.of("t5")
+    tokenizer = T5Tokenizer.from_pretrained(folder / "tokenizer")
+    model = T5EncoderModel.from_pretrained(folder / "text_encoder").eval()
+    one, other = (
+        tokenizer(f"a green {noun} on black", return_tensors="pt").input_ids
+        for noun in ("triangle", "circle")
+    )
+    with torch.no_grad():
+        difference = (model(one).last_hidden_state - model(other).last_hidden_state).abs()
+    before, after = difference[0, :2], difference[0, 2:]
+    assert (before < 1e-6).all()
+    assert (after.amax(dim=-1) > 1e-3).all()
