@@ -1,4 +1,4 @@
-"""Pictures for trainers: painted with diffusers' own pipeline, or through an autoencoder and back.
+"""Pictures for trainers, painted with diffusers' own pipeline.
 
 In batches, one random generator per picture. `carrara evaluate` paints through the SDK instead.
 """
@@ -10,11 +10,6 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
-
-from carrara_models.evaluation.autoencoders import round_trip
-from carrara_models.pixels import batch_to_uint8 as to_uint8
-
-__all__ = ["PaintSettings", "paint", "round_trip", "to_uint8"]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from carrara_models.training.run_folders import load_component
+from carrara_models.training.text_conditioning import padded_tokens
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,7 @@ class Towers:
     @torch.no_grad()
     def encode_texts(self, captions: list[str]) -> dict[str, Tensor]:
         """Tokens' states [B, L, D], pooled embeddings [B, E] and the mask of real tokens [B, L]."""
-        tokens = self.tokenizer(
-            captions,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        tokens = padded_tokens(self.tokenizer, captions)
         output = self.text_encoder(tokens.input_ids)
         return {
             "prompt_embeds": output.last_hidden_state,

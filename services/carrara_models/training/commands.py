@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import diffusers
 import torch
@@ -115,18 +115,28 @@ def train_part(
     """
     part, folder = PARTS[name], output or Path("runs") / name
     _quieten()
-    module = import_module(f"carrara_models.training.{part.module}")
     if resume and config is not None:
         raise RecipeError("a resumed run goes on with its own recipe: leave --config out")
     file = folder if resume else config
-    given = {} if file is None else read_recipe(file, part=name)
-    settings = build_settings(getattr(module, part.settings), change(given, changes))
+    module = import_module(f"carrara_models.training.{part.module}")
+    settings = settings_of(name, file, changes)
     if not resume and (folder / SNAPSHOT).exists():
         raise FileExistsError(f"{folder} holds a run: resume it, or choose another folder")
     if PartialState(cpu=pace.device == "cpu").is_main_process:
         write_recipe(folder / RUN_FILE, settings, part=name)
     train: Callable[..., None] = getattr(module, part.train)
     train(folder, settings, pace=pace, resume=resume)
+
+
+def settings_of(name: str, config: Path | None, changes: Sequence[str]) -> Any:
+    """A part's settings: its defaults, then what a recipe says, then changes.
+
+    Raises:
+        RecipeError: One of them cannot be taken.
+    """
+    module = import_module(f"carrara_models.training.{PARTS[name].module}")
+    given = {} if config is None else read_recipe(config, part=name)
+    return build_settings(getattr(module, PARTS[name].settings), change(given, changes))
 
 
 def _quieten() -> None:
@@ -174,12 +184,7 @@ def _command(name: str) -> Callable[..., None]:
         pace = Pace(device, workers, log_every, save_every, sample_every, stop_at)
         try:
             if show:
-                part = PARTS[name]
-                kind = getattr(
-                    import_module(f"carrara_models.training.{part.module}"), part.settings
-                )
-                given = {} if config is None else read_recipe(config, part=name)
-                settings = build_settings(kind, change(given, changes or []))
+                settings = settings_of(name, config, changes or [])
                 typer.echo(to_toml(settings, part=name), nl=False)
                 return
             train_part(

@@ -40,6 +40,7 @@ from transformers import (
 from carrara_models.cascade_folders import CascadeStage, write_cascade
 from carrara_models.checkpoints import MANIFEST, MANIFEST_FORMAT, open_checkpoint, stages_of
 from carrara_models.denoising.schedulers import SCHEDULERS
+from carrara_models.training.objectives import BOUNDED
 from carrara_models.training.run_folders import load_component
 
 SUPER_RESOLUTION_PREFIX = "super_res_"
@@ -236,9 +237,7 @@ def _pixel_sampler(name: str, run: Path) -> Any:
     own = DDPMScheduler.from_config(left.config, thresholding=False)  # it clips
     if class_name == type(own).__name__:
         return own
-    # Multistep solvers do not clip; with this bound, dynamic thresholding does it.
-    bounded = {"thresholding": True, "sample_max_value": 1.0}
-    return getattr(diffusers, class_name).from_config(own.config, **overrides, **bounded)
+    return getattr(diffusers, class_name).from_config(own.config, **overrides, **BOUNDED)
 
 
 def _save(pipeline: DiffusionPipeline, output: Path, *, defaults: Mapping[str, Any]) -> None:

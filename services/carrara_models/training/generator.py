@@ -37,7 +37,7 @@ from carrara_models.training.errors import RecipeError
 from carrara_models.training.export import NO_CHECKERS, assemble
 from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples
 from carrara_models.training.movq import build_movq
-from carrara_models.training.objectives import Objective, build_schedule
+from carrara_models.training.objectives import BOUNDED, Objective, build_schedule
 from carrara_models.training.randomness import Draw, chosen_of
 from carrara_models.training.run_folders import load_component
 from carrara_models.training.samples import (
@@ -223,9 +223,7 @@ def build_sampler(schedule: Any, objective: Objective) -> DPMSolverMultistepSche
             prediction_type="flow_prediction",
             use_flow_sigmas=True,
         )
-    # Multistep solvers do not clip; bounded at 1, dynamic thresholding does it.
-    clips = bool(schedule.config.clip_sample)
-    bounded = {"thresholding": True, "sample_max_value": 1.0} if clips else {}
+    bounded = BOUNDED if schedule.config.clip_sample else {}
     return DPMSolverMultistepScheduler.from_config(
         schedule.config, algorithm_type="dpmsolver++", solver_order=2, **bounded
     )

@@ -22,6 +22,9 @@ TRAIN_TIMESTEPS = 1000
 # scaled-linear one keeps 7 %, which would tint every background.
 BETA_START, BETA_END = 1e-4, 0.02
 
+# Multistep solvers do not clip; bounded so, dynamic thresholding keeps pixels in their range.
+BOUNDED = {"thresholding": True, "sample_max_value": 1.0}
+
 Target = Literal["epsilon", "sample", "v_prediction", "flow"]
 Times = Literal["uniform", "logit-normal", "log-snr-normal"]
 

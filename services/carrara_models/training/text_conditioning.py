@@ -74,15 +74,20 @@ def empty_where(dropped: Tensor, captions: Sequence[str]) -> list[str]:
     return ["" if drop else text for text, drop in zip(captions, dropped, strict=True)]
 
 
-def tokens_for(tokenizer: Any, captions: list[str]) -> dict[str, Tensor]:
-    """What a text model is given as its pipeline gives it: T5 the mask of real tokens too."""
-    encoded = tokenizer(
+def padded_tokens(tokenizer: Any, captions: list[str]) -> Any:
+    """Ids and mask [B, L] of captions, as long as the text model takes at most."""
+    return tokenizer(
         captions,
         padding="max_length",
         max_length=tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
     )
+
+
+def tokens_for(tokenizer: Any, captions: list[str]) -> dict[str, Tensor]:
+    """What a text model is given as its pipeline gives it: T5 the mask of real tokens too."""
+    encoded = padded_tokens(tokenizer, captions)
     names = ["input_ids"]
     if isinstance(tokenizer, T5Tokenizer):
         names.append("attention_mask")

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from carrara_models.drawn_world.checker import read_picture, score_reading, share_right
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import BACKGROUNDS, Object, Scene, sample_scene
-from carrara_models.evaluation.painting import to_uint8
+from carrara_models.pixels import batch_to_uint8
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def pictures(scenes):
-    return to_uint8(draw_scenes(scenes))
+    return batch_to_uint8(draw_scenes(scenes))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_three_objects_are_read_right_and_against_shuffled_scenes_near_chance():
     scenes = [
         sample_scene(rng, split=("train", "heldout")[i % 2], object_count=3) for i in range(300)
     ]
-    readings = [read_picture(picture) for picture in to_uint8(draw_scenes(scenes))]
+    readings = [read_picture(picture) for picture in batch_to_uint8(draw_scenes(scenes))]
     scores = [score_reading(r, scene) for r, scene in zip(readings, scenes, strict=True)]
     assert set(share_right(scores).values()) == {1.0}
     shuffled = scenes[101:] + scenes[:101]
@@ -77,7 +77,7 @@ def test_a_third_object_that_is_not_above_both_gets_the_relation_wrong(x, y):
         relation="left of",
         third_relation="above",
     )
-    reading = read_picture(to_uint8(draw_scenes([scene]))[0])
+    reading = read_picture(batch_to_uint8(draw_scenes([scene]))[0])
     assert score_reading(reading, scene)["all_right"]
     star = next(thing for thing in reading.objects if thing.shape == "star")
     moved = replace(reading, objects=(*set(reading.objects) - {star}, replace(star, x=x, y=y)))
@@ -96,7 +96,7 @@ def test_a_little_blur_and_noise_leave_the_reading_as_it_was(scenes, pictures):
 
 
 def test_larger_pictures_are_read_as_well(scenes):
-    pictures = to_uint8(draw_scenes(scenes[:40], height=128, width=128))
+    pictures = batch_to_uint8(draw_scenes(scenes[:40], height=128, width=128))
     for picture, scene in zip(pictures, scenes[:40], strict=True):
         assert score_reading(read_picture(picture), scene)["all_right"]
 
@@ -104,7 +104,7 @@ def test_larger_pictures_are_read_as_well(scenes):
 def test_each_single_change_of_a_scene_is_noticed():
     thing = Object("heart", "blue", "small", 0.25, 0.25, 0.16)
     scene = Scene("white", (thing,), place="top left")
-    reading = read_picture(to_uint8(draw_scenes([scene]))[0])
+    reading = read_picture(batch_to_uint8(draw_scenes([scene]))[0])
     assert score_reading(reading, scene)["all_right"]
     changed = {
         "background": Scene("pink", (thing,), place="top left"),
@@ -122,7 +122,7 @@ def test_exchanged_objects_get_the_relation_wrong_alone():
     first = Object("heart", "blue", "small", 0.25, 0.5, 0.16)
     second = Object("star", "red", "large", 0.7, 0.5, 0.22)
     reading = read_picture(
-        to_uint8(draw_scenes([Scene("black", (first, second), relation="left of")]))[0]
+        batch_to_uint8(draw_scenes([Scene("black", (first, second), relation="left of")]))[0]
     )
     scores = score_reading(reading, Scene("black", (second, first), relation="left of"))
     assert {key for key, right in scores.items() if not right} == {"relation", "all_right"}
@@ -146,7 +146,7 @@ def test_a_stranger_in_the_picture_makes_the_count_wrong(scenes, pictures):
 
 def test_an_object_of_two_colours_is_not_right():
     scene = Scene("white", (Object("square", "red", "large", 0.5, 0.5, 0.22),), place="centre")
-    picture = to_uint8(draw_scenes([scene]))[0]
+    picture = batch_to_uint8(draw_scenes([scene]))[0]
     picture[32:44, 20:44] = (45, 85, 215)
     assert not score_reading(read_picture(picture), scene)["all_right"]
 
@@ -164,7 +164,7 @@ def test_noise_and_empty_pictures_are_never_right(scenes):
 
 def test_a_dented_object_loses_its_shape_and_nothing_else():
     scene = Scene("white", (Object("square", "red", "large", 0.5, 0.5, 0.22),), place="centre")
-    picture = to_uint8(draw_scenes([scene]))[0]
+    picture = batch_to_uint8(draw_scenes([scene]))[0]
     picture[20:28, 28:36] = BACKGROUNDS["white"]
     scores = score_reading(read_picture(picture), scene)
     assert {key for key, right in scores.items() if not right} == {"shape", "all_right"}
@@ -172,6 +172,6 @@ def test_a_dented_object_loses_its_shape_and_nothing_else():
 
 def test_a_crumb_of_an_object_s_own_colour_is_a_stranger():
     scene = Scene("white", (Object("square", "red", "large", 0.5, 0.5, 0.22),), place="centre")
-    picture = to_uint8(draw_scenes([scene]))[0]
+    picture = batch_to_uint8(draw_scenes([scene]))[0]
     picture[4:7, 4:7] = (214, 40, 40)
     assert not score_reading(read_picture(picture), scene)["object_count"]

@@ -5,7 +5,7 @@ from carrara_models.drawn_world.checker import ATTRIBUTES
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import HELD_OUT_PAIRS
 from carrara_models.evaluation.attributes import CaptionKind, held_out_captions, score_pictures
-from carrara_models.evaluation.painting import to_uint8
+from carrara_models.pixels import batch_to_uint8
 
 
 def test_captions_are_of_held_out_pairs_alone_and_one_seed_makes_the_same():
@@ -20,7 +20,7 @@ def test_captions_are_of_held_out_pairs_alone_and_one_seed_makes_the_same():
 
 def test_true_pictures_score_full_and_grey_ones_nothing_but_grey():
     scenes, _ = held_out_captions(40, seed=0)
-    true = score_pictures(to_uint8(draw_scenes(scenes)), scenes)
+    true = score_pictures(batch_to_uint8(draw_scenes(scenes)), scenes)
     assert set(true) == set(ATTRIBUTES)
     assert set(true.values()) == {1.0}
     grey = score_pictures(np.full((40, 64, 64, 3), 128, dtype=np.uint8), scenes)
