@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from carrara_models.drawn_world.chinese import chinese_words, write_chinese
-from carrara_models.drawn_world.english import english_words, write_english
+from carrara_models.drawn_world.english import english_words, write_english, write_plain_english
 from carrara_models.drawn_world.paraphrases import paraphrase_chinese, paraphrase_english
 from carrara_models.drawn_world.scenes import Scene
 
@@ -44,6 +44,11 @@ def write_paraphrase(scene: Scene, rng: np.random.Generator, *, language: Langua
         language: English or simplified Chinese.
     """
     return _PARAPHRASERS[language](scene, rng)
+
+
+def write_plain_caption(scene: Scene) -> str:
+    """One English wording of `scene`, the same for all alike: each word at its place."""
+    return write_plain_english(scene)
 
 
 def caption_words(language: Language = "en") -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 It knows nothing of pixels or tokens.
 """
 
+from typing import cast
+
 import numpy as np
 
 from carrara_models.drawn_world.scenes import INVERSE_RELATIONS, Object, Scene
@@ -78,6 +80,21 @@ def write_english(scene: Scene, rng: np.random.Generator, *, omit: float = 0.0) 
     if rng.random() < omit:
         return subject
     return pick((f"{subject} {ground}", f"{subject} {ground}", f"{ground}, {subject}"), rng)
+
+
+def write_plain_english(scene: Scene) -> str:
+    """The wording of `scene` that takes the first of all choices and tells everything."""
+    return write_english(scene, cast(np.random.Generator, _First()))
+
+
+class _First:
+    """Stands for a source of choices that always makes the first."""
+
+    def integers(self, count: int) -> int:
+        return 0
+
+    def random(self) -> float:
+        return 1.0  # nothing is left out or turned round
 
 
 def name_object(thing: Object, rng: np.random.Generator, *, omit: float = 0.0) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
@@ -24,6 +23,15 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from carrara_models.drawn_world.scenes import Scene
+from carrara_models.training.clip_readout import (
+    TellingClip,
+    contrast_of,
+    jitter,
+    patch_targets,
+    scene_targets,
+    telling_loss,
+)
 from carrara_models.training.data.drawn import DrawnWorld
 from carrara_models.training.data.examples import Examples, Source
 from carrara_models.training.data.settings import DataSettings, open_measured, open_source
@@ -31,7 +39,6 @@ from carrara_models.training.errors import RecipeError
 from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples, run_loop
 from carrara_models.training.run_folders import load_component
 from carrara_models.training.text_conditioning import tokens_for
-from carrara_models.training.text_encoder import ATTRIBUTE_VALUES, attribute_targets
 from carrara_models.training.tokenizer import (
     MAX_TOKENS,
     build_caption_tokenizer,
@@ -39,9 +46,7 @@ from carrara_models.training.tokenizer import (
 )
 
 MEASURED_PICTURES = 128
-VALUES = [len(values) for values in ATTRIBUTE_VALUES.values()]
-TARGETS = "targets"
-LABEL_SMOOTHING = 0.1
+TARGETS, PATCH_TARGETS, JITTERED = "targets", "patch_targets", "jittered"
 CAPTIONS_FOR_WORDS = 2000
 
 
@@ -74,6 +79,13 @@ class ClipSettings:
     """Weight of a second loss, of the drawn world alone: from each embedding, one linear layer has
     to tell every attribute of the scene. Contrast alone needs only what tells the pictures of a
     batch apart, and left shapes out."""
+    patch_readout: float = 0.0
+    """Weight of a third, likewise: from the image tower's state of each patch before its last
+    layer, one linear layer has to tell which object stands there."""
+    colour_jitter: float = 0.0
+    """Share of the drawn world's pictures whose colours are turned at random, and of which only
+    shapes, sizes and places are to be told: so that no shape is known by the colours it was seen
+    in."""
     data: DataSettings = DataSettings()
     shape: ClipShape = ClipShape()
     loop: LoopSettings = LoopSettings(
@@ -85,20 +97,6 @@ class ClipSettings:
         decay_fraction=0.6,
         ema_decay=0.995,
     )
-
-
-class TellingClip(nn.Module):
-    """What is trained with a read-out: both towers, and one linear layer for all attributes."""
-
-    def __init__(self, clip: CLIPModel) -> None:
-        super().__init__()
-        self.clip = clip
-        self.readout = nn.Linear(clip.config.projection_dim, sum(VALUES))
-
-    def scores(self, embeds: Tensor) -> tuple[Tensor, ...]:
-        """Scores [B, values] of each attribute, from embeddings [B, E] of length 1."""
-        # As long as a vector of independent normal numbers, which a linear layer is made for.
-        return self.readout(embeds * embeds.shape[1] ** 0.5).split(VALUES, dim=1)
 
 
 def build_clip(tokenizer: CLIPTokenizer, shape: ClipShape) -> CLIPModel:
@@ -143,9 +141,10 @@ def train_clip(folder: Path, settings: ClipSettings, *, pace: Pace, resume: bool
         resume: Goes on from the snapshot in `folder`.
     """
     loop, data, side = settings.loop, settings.data, settings.shape.resolution
-    if settings.readout and (not data.is_drawn or data.strokes):
+    asked = [n for n in ("readout", "patch_readout", "colour_jitter") if getattr(settings, n)]
+    if asked and (not data.is_drawn or data.strokes):
         raise RecipeError(
-            f"readout is for scenes of the drawn world; data.location is {data.location!r} and "
+            f"{asked[0]} is for scenes of the drawn world; data.location is {data.location!r} and "
             f"data.strokes {data.strokes}"
         )
     source = open_source(data, height=side, width=side, seed=loop.seed)
@@ -165,36 +164,52 @@ def train_clip(folder: Path, settings: ClipSettings, *, pace: Pace, resume: bool
 
     def inputs_of(examples: Examples) -> Batch:
         # In [-1, 1], as the processor's mean and deviation of 0.5 make them of pixels in [0, 1].
-        return {"pixel_values": examples.pixels, **tokens_for(tokenizer, examples.captions)}
-
-    def targets_of(world: Source, positions: Sequence[int]) -> Tensor:
-        assert isinstance(world, DrawnWorld)
-        return torch.tensor([attribute_targets(scene) for scene, _ in world.scenes(positions)])
+        tokens = tokens_for(tokenizer, examples.captions)["input_ids"]
+        # What comes behind the first token that pads is not read.
+        longest = int((tokens != clip.config.text_config.eos_token_id).sum(dim=1).max()) + 1
+        return {"pixel_values": examples.pixels, "input_ids": tokens[:, :longest]}
 
     def batch_at(positions: Sequence[int]) -> Batch:
         examples = source.examples(positions)
         batch = {SKIPPED: examples.skipped_counts(), **inputs_of(examples)}
-        return batch | {TARGETS: targets_of(source, positions)} if settings.readout else batch
+        if not asked:
+            return batch
+        scenes = scenes_at(source, positions)
+        batch["pixel_values"], jittered = jitter(
+            examples.pixels, positions, share=settings.colour_jitter, seed=loop.seed
+        )
+        batch |= {JITTERED: jittered, TARGETS: scene_targets(scenes, jittered)}
+        if settings.patch_readout:
+            patches = side // settings.shape.patch
+            batch[PATCH_TARGETS] = patch_targets(scenes, jittered, patches=patches)
+        return batch
 
     def loss_of(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        targets = batch.pop(TARGETS, None)
-        output = clip(**batch)
+        targets, patches = batch.pop(TARGETS, None), batch.pop(PATCH_TARGETS, None)
+        jittered = batch.pop(JITTERED, None)
+        output = clip(**batch, output_hidden_states=patches is not None)
         captions, pictures = output.text_embeds.float(), output.image_embeds.float()
+        scalars = {}
         # In float32: a bfloat16 of the similarities, times their scale, is off by tenths.
         with torch.autocast(captions.device.type, enabled=False):
-            logits = clip.logit_scale.exp() * captions @ pictures.T
-            pairs = torch.arange(len(logits), device=logits.device)
-            contrast = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
-            if targets is None:
-                return contrast, {}
-            told = [
-                F.cross_entropy(scores, targets[:, index], label_smoothing=LABEL_SMOOTHING)
-                for embeds in (pictures, captions)
-                for index, scores in enumerate(network.scores(embeds))
-            ]
-            readout = torch.stack(told).mean()
-        total = contrast + settings.readout * readout
-        return total, {"contrast": contrast, "readout": readout}
+            paired = slice(None) if jittered is None else ~jittered
+            scale = clip.logit_scale.exp()
+            total = scalars["contrast"] = contrast_of(
+                captions[paired], pictures[paired], scale=scale
+            )
+            if settings.readout:
+                assert targets is not None
+                told = [
+                    telling_loss(network.scores(pictures), targets),
+                    telling_loss(network.scores(captions[paired]), targets[paired]),
+                ]
+                scalars["readout"] = torch.stack(told).mean()
+                total = total + settings.readout * scalars["readout"]
+            if patches is not None:
+                states = output.vision_model_output.hidden_states[-2][:, 1:].float()
+                scalars["patch_readout"] = telling_loss(network.patch_scores(states), patches)
+                total = total + settings.patch_readout * scalars["patch_readout"]
+        return total, scalars if asked else {}
 
     def on_sample(step: int) -> Samples:
         positions = range(MEASURED_PICTURES)
@@ -203,15 +218,16 @@ def train_clip(folder: Path, settings: ClipSettings, *, pace: Pace, resume: bool
         right = output.logits_per_text.argmax(dim=1).cpu() == torch.arange(len(positions))
         scalars = {"found_its_picture": right.float().mean().item()}
         if settings.readout:
-            targets = targets_of(measured, positions)
+            known = torch.zeros(len(positions), dtype=torch.bool)
+            targets = scene_targets(scenes_at(measured, positions), known)
             for name, embeds in (("picture", output.image_embeds), ("caption", output.text_embeds)):
                 told = [scores.argmax(dim=1).cpu() for scores in network.scores(embeds)]
                 whole = (torch.stack(told, dim=1) == targets).all(dim=1)
                 scalars[f"{name}_tells_all"] = whole.float().mean().item()
         return Samples(scalars)
 
-    if not settings.readout:
-        network.readout.requires_grad_(False)
+    network.readout.requires_grad_(bool(settings.readout))
+    network.patch_readout.requires_grad_(bool(settings.patch_readout))
     writes = run_loop(
         network,
         folder=folder,
@@ -224,6 +240,12 @@ def train_clip(folder: Path, settings: ClipSettings, *, pace: Pace, resume: bool
     )
     if writes:
         _save(clip, tokenizer, folder)
+
+
+def scenes_at(world: Source, positions: Sequence[int]) -> list[Scene]:
+    """The drawn world's scenes at positions."""
+    assert isinstance(world, DrawnWorld)
+    return [scene for scene, _ in world.scenes(positions)]
 
 
 def _begin_text_tower(clip: CLIPModel, folder: Path) -> None:

@@ -29,10 +29,14 @@ from diffusers import (
 from numpy.typing import NDArray
 from torch import Tensor
 
+from carrara_models.drawn_world.captions import write_plain_caption
 from carrara_models.evaluation.painting import PaintSettings, paint
 from carrara_models.training.clip_towers import Towers, embedding_of_nothing, load_towers
+from carrara_models.training.data.drawn import DrawnWorld
+from carrara_models.training.data.examples import Source
 from carrara_models.training.data.settings import DataSettings, open_source
 from carrara_models.training.denoisers import SAMPLES, DenoisingTask, train_denoiser
+from carrara_models.training.donors import take_over, tell_by_embedding
 from carrara_models.training.errors import RecipeError
 from carrara_models.training.export import NO_CHECKERS, assemble
 from carrara_models.training.loop import SKIPPED, Batch, LoopSettings, Pace, Samples
@@ -57,6 +61,7 @@ from carrara_models.training.unets import (
 
 IMAGE_EMBEDS = "image_embeds"
 PIXEL_CHANNELS = 3
+FITTED_PICTURES = 2048
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,10 @@ class GeneratorSettings:
     """A folder with a `vae/`, whose latents have unit variance; None denoises pixels."""
     init: Path | None = None
     """A folder with a `unet/` to begin with, such as that of an earlier run."""
+    donor: Path | None = None
+    """A folder with another `unet/`, wider, of fewer levels or told something else: this one begins
+    with what it has of that one (`donors`). Behind a CLIP, a checkpoint of Stable Diffusion's
+    layout: its captions are what the image embedding is turned into, to begin with."""
     resolution: int = 32
     """Of the pixels; with an autoencoder its own holds."""
     dropout: float = 0.1
@@ -107,7 +116,18 @@ class _Condition(Protocol):
 
     out_channels_factor: int
 
-    def unet_options(self, shape: UNetShape) -> dict[str, Any]: ...
+    def unet_options(
+        self, shape: UNetShape, donor: UNet2DConditionModel | None
+    ) -> dict[str, Any]: ...
+
+    def tell_as(
+        self,
+        unet: UNet2DConditionModel,
+        donor: UNet2DConditionModel,
+        checkpoint: Path,
+        source: Source,
+    ) -> None:
+        """Begins with telling `unet` what `donor` was told."""
 
     def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch: ...
 
@@ -135,6 +155,10 @@ def train_generator(
     """
     if (settings.text_encoder is None) == (settings.clip is None):
         raise RecipeError("a generator is trained behind a text_encoder or a clip, one of the two")
+    if settings.init is not None and settings.donor is not None:
+        raise RecipeError("a generator begins with an init or a donor, not with both")
+    if settings.donor is not None and settings.clip is not None and settings.data.strokes:
+        raise RecipeError("a donor behind a clip is for pictures with captions: set data.strokes=0")
     loop, objective = settings.loop, settings.objective
     vae = None
     if settings.autoencoder is not None:
@@ -158,14 +182,20 @@ def train_generator(
         settings.data, height=space.resolution, width=space.resolution, seed=loop.seed
     )
     torch.manual_seed(loop.seed)
+    donor = None
+    if settings.donor is not None:
+        donor = load_component(UNet2DConditionModel, settings.donor, "unet")
     if settings.init is None:
         unet = build_unet(
             settings.shape,
             in_channels=space.channels,
             out_channels=space.channels * condition.out_channels_factor,
             size=space.size,
-            **condition.unet_options(settings.shape),
+            **condition.unet_options(settings.shape, donor),
         )
+        if settings.donor is not None and donor is not None:
+            take_over(unet, donor)
+            condition.tell_as(unet, donor, settings.donor, source)
     else:
         unet = load_component(UNet2DConditionModel, settings.init, "unet")
     use_plain_attention(unet)
@@ -271,8 +301,17 @@ class _Captions:
         # IF splits the output in two: the second half is for a variance.
         self.out_channels_factor = 2 if vae is None else 1
 
-    def unet_options(self, shape: UNetShape) -> dict[str, Any]:
+    def unet_options(self, shape: UNetShape, donor: UNet2DConditionModel | None) -> dict[str, Any]:
         return told_a_caption(text_width=self._texts.width)
+
+    def tell_as(
+        self,
+        unet: UNet2DConditionModel,
+        donor: UNet2DConditionModel,
+        checkpoint: Path,
+        source: Source,
+    ) -> None:
+        """Nothing to do: a caption's states are what it was told."""
 
     def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch:
         return self._texts.encode(empty_where(dropped, captions))
@@ -310,8 +349,32 @@ class _ImageEmbeddings:
         self._resolution = vae.config.sample_size
         self._nothing = embedding_of_nothing(towers)
 
-    def unet_options(self, shape: UNetShape) -> dict[str, Any]:
-        return told_an_image_embedding(shape, embedding_width=self._towers.width)
+    def unet_options(self, shape: UNetShape, donor: UNet2DConditionModel | None) -> dict[str, Any]:
+        width = shape.widths[-1] if donor is None else donor.config.cross_attention_dim
+        return told_an_image_embedding(embedding_width=self._towers.width, token_width=width)
+
+    def tell_as(
+        self,
+        unet: UNet2DConditionModel,
+        donor: UNet2DConditionModel,
+        checkpoint: Path,
+        source: Source,
+    ) -> None:
+        """Turns image embeddings into the states of captions that tell the same."""
+        texts = FrozenTextEncoder(checkpoint)
+        examples = source.examples(range(FITTED_PICTURES))
+        captions = examples.captions
+        if isinstance(source, DrawnWorld):
+            captions = [
+                write_plain_caption(scene) for scene, _ in source.scenes(range(FITTED_PICTURES))
+            ]
+        tell_by_embedding(
+            unet,
+            donor,
+            embeds=self._towers.encode_pictures(examples.pixels),
+            states=texts.encode(captions)[PROMPT_EMBEDS],
+            last_norm=texts.model.final_layer_norm,
+        )
 
     def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch:
         embeds = self._towers.encode_pictures(pixels)

@@ -26,6 +26,8 @@ class Draw(IntEnum):
     LATENT_NOISE = 8
     CROP = 9
     NOISE_LEVEL = 10
+    JITTER = 11
+    JITTER_TURN = 12
 
 
 def rng_of(seed: int, draw: Draw, *numbers: int) -> np.random.Generator:

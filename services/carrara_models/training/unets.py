@@ -52,10 +52,15 @@ def told_a_caption(*, text_width: int) -> dict[str, Any]:
     }
 
 
-def told_an_image_embedding(shape: UNetShape, *, embedding_width: int) -> dict[str, Any]:
-    """Of a UNet that is told an image embedding and nothing else, as Kandinsky 2.2's is."""
+def told_an_image_embedding(*, embedding_width: int, token_width: int) -> dict[str, Any]:
+    """Of a UNet that is told an image embedding and nothing else, as Kandinsky 2.2's is.
+
+    Args:
+        embedding_width: E.
+        token_width: Of the tokens that it makes of the embedding, and attends to.
+    """
     return {
-        "cross_attention_dim": shape.widths[-1],
+        "cross_attention_dim": token_width,
         "addition_embed_type": "image",
         "encoder_hid_dim_type": "image_proj",
         "encoder_hid_dim": embedding_width,

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from carrara_models.training.commands import train_part
+from carrara_models.training.export_runs import export_runs
 from carrara_models.training.loop import Pace
 
 STEPS = 4
@@ -23,6 +24,7 @@ UNET = (
     "samples.count=2",
     "samples.num_inference_steps=2",
 )
+CHECKPOINT = "checkpoint"
 TOWERS = ("shape.width=16", "shape.heads=2")
 PIXELS = ("resolution=16", *UNET)
 LARGE_PIXELS = ("resolution=32", "low_resolution=16", "crop=16", *UNET)
@@ -45,6 +47,9 @@ class TinyPart:
 TINY = {
     "text-encoder": TinyPart("text-encoder", (*TOWERS, "shape.layers=1")),
     "t5": TinyPart("text-encoder", (*TOWERS, "shape.layers=1", "kind=t5")),
+    "taught-t5": TinyPart(
+        "text-encoder", (*TOWERS, "shape.layers=1", "kind=t5"), {"teacher": "text-encoder"}
+    ),
     "autoencoder": TinyPart("autoencoder", ("shape.widths=[8,8]", "shape.resolution=16")),
     "decoder": TinyPart(
         "autoencoder", ("loss.latent_noise=0.1",), {"freeze_encoder": "autoencoder"}
@@ -68,6 +73,8 @@ TINY = {
             "shape.vision_layers=1",
             "shape.resolution=16",
             "readout=1",
+            "patch_readout=1",
+            "colour_jitter=0.5",
         ),
         {"text_encoder": "text-encoder"},
     ),
@@ -77,6 +84,14 @@ TINY = {
     "pixels": TinyPart("generator", PIXELS, {"text_encoder": "t5"}),
     "flow-pixels": TinyPart("generator", (*PIXELS, *FLOW), {"text_encoder": "t5"}),
     "images": TinyPart("generator", UNET, {"clip": "clip", "autoencoder": "autoencoder"}),
+    "donated-pixels": TinyPart(
+        "generator",
+        ("resolution=16", *UNET, "shape.widths=[8,8,16]"),
+        {"text_encoder": "taught-t5", "donor": "latents"},
+    ),
+    "donated-images": TinyPart(
+        "generator", UNET, {"clip": "clip", "autoencoder": "autoencoder", "donor": CHECKPOINT}
+    ),
     "super-resolution": TinyPart("super-resolution", LARGE_PIXELS, {"text_encoder": "t5"}),
     "prior": TinyPart(
         "prior", ("shape.layers=1", "shape.heads=2", "shape.head_dim=8"), {"clip": "clip"}
@@ -95,9 +110,11 @@ class TinyRuns:
         self._folder = folder
 
     def of(self, name: str) -> Path:
-        """The folder of a finished run."""
+        """The folder of a finished run, or of the checkpoint that `latents` make."""
         folder = self._folder / name
-        if not folder.exists():
+        if name == CHECKPOINT and not folder.exists():
+            export_runs(folder, [self.of("latents")])
+        elif not folder.exists():
             self.train(name, folder)
         return folder
 

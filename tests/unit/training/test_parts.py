@@ -43,6 +43,7 @@ from carrara_models.training.super_resolution import enlarge, shrink
 PARTS = (
     "text-encoder",
     "t5",
+    "taught-t5",
     "autoencoder",
     "decoder",
     "clip",
@@ -51,6 +52,8 @@ PARTS = (
     "pixels",
     "flow-pixels",
     "images",
+    "donated-pixels",
+    "donated-images",
     "super-resolution",
     "prior",
     "unconditional",
@@ -229,7 +232,7 @@ def test_a_clip_that_is_to_tell_the_scene_begins_with_a_trained_text_tower(
     assert began.keys() == made.keys()
     assert all(torch.equal(made[name], weight) for name, weight in began.items())
     measured = scalars_of(runs.of("telling-clip"))
-    assert {"contrast", "readout"} <= measured[0].keys()
+    assert {"contrast", "readout", "patch_readout"} <= measured[0].keys()
     assert {"picture_tells_all", "caption_tells_all"} <= measured[-1].keys()
 
 
