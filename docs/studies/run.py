@@ -1,8 +1,8 @@
 """Runs studies and writes what they measure into their pages.
 
-    python docs/studies/run.py guidance schedulers --feature-network drawn-clip:runs/clip
-    python docs/studies/run.py text-encoder-size unet-size targets --feature-network ...
-    python docs/studies/run.py checkpoints --feature-network ...
+    python docs/studies/run.py guidance schedulers
+    python docs/studies/run.py text-encoder-size unet-size targets
+    python docs/studies/run.py checkpoints
 
 Started in the root of the clone. Each page keeps its words; what stands between its two marks is
 made anew, and the report and the figure beside it. Options that are not this file's go to
@@ -25,15 +25,16 @@ from trainings import Workshop, merged, output_of, replaced
 from carrara_models.embedded import embedded_names
 
 HERE = Path(__file__).parent
+# Of one or two objects, as the CLIP that measures saw no more.
 SWEEPS = {
     "guidance": (
         *("--checkpoint", "drawn-latent", "--attributes", "--fid", "--kid", "--clip-score"),
-        *("--max-objects", "3", "--captions", "1000", "--seed", "0"),
+        *("--captions", "500", "--seed", "0"),
         *("--guidance-scale", "1,1.5,2,2.5,3,4,6,9"),
     ),
     "schedulers": (
         *("--checkpoint", "drawn-latent", "--attributes", "--fid", "--clip-score"),
-        *("--max-objects", "3", "--captions", "500", "--seed", "0"),
+        *("--captions", "300", "--seed", "0"),
         *("--scheduler", "ddim,pndm,euler,heun,dpm++2m,unipc"),
         *("--num-inference-steps", "4,6,10,20,40"),
     ),

@@ -28,6 +28,18 @@ def batch_to_uint8(pixels: torch.Tensor) -> np.ndarray:
         uint8 [B, H, W, 3].
     """
     images = (pixels * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().float().numpy()
+    return painted_to_uint8(images)
+
+
+def painted_to_uint8(images: np.ndarray) -> np.ndarray:
+    """Rounds what diffusers' pipelines give as `output_type="np"` to bytes.
+
+    Args:
+        images: [B, H, W, 3] in [0, 1].
+
+    Returns:
+        uint8 [B, H, W, 3].
+    """
     return (images * 255).round().astype(np.uint8)
 
 

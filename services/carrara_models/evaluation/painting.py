@@ -11,6 +11,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
+from carrara_models.pixels import painted_to_uint8
+
 
 @dataclass(frozen=True)
 class PaintSettings:
@@ -41,5 +43,5 @@ def paint(
             ],
             output_type="np",
         ).images
-        batches.append((painted * 255).round().astype(np.uint8))
+        batches.append(painted_to_uint8(painted))
     return np.concatenate(batches)

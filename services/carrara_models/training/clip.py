@@ -27,11 +27,11 @@ from carrara_models.drawn_world.scenes import Scene
 from carrara_models.training.clip_readout import (
     TellingClip,
     contrast_of,
-    jitter,
     patch_targets,
     scene_targets,
     telling_loss,
 )
+from carrara_models.training.colour_jitter import jitter
 from carrara_models.training.data.drawn import DrawnWorld
 from carrara_models.training.data.examples import Examples, Source
 from carrara_models.training.data.settings import DataSettings, open_measured, open_source

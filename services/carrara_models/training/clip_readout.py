@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import CLIPModel
 
 from carrara_models.drawn_world.scenes import COLOURS, SHAPES, SIZE_RADII, Scene
-from carrara_models.training.randomness import Draw, chosen_of, torch_generator_of
 from carrara_models.training.text_encoder import ATTRIBUTE_VALUES, attribute_targets
 
 LABEL_SMOOTHING = 0.1
@@ -34,7 +33,6 @@ COLOURED = [
     if name == "background" or name.endswith("colour")
 ]
 PATCH_COLOURED = [list(PATCH_VALUES).index("colour")]
-JITTER_CONTRAST = 0.9
 
 
 class TellingClip(nn.Module):
@@ -89,29 +87,6 @@ def patch_targets(scenes: Sequence[Scene], jittered: Tensor, *, patches: int) ->
                 ]
             )
     return _forget(targets.flatten(1, 2), PATCH_COLOURED, jittered)
-
-
-def jitter(
-    pixels: Tensor, positions: Sequence[int], *, share: float, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Turns the colours of some pictures at random in RGB, all of a picture alike.
-
-    Args:
-        pixels: [B, 3, H, W] in [-1, 1].
-        positions: Of the pictures in the run, which alone say what is drawn.
-        share: Of the pictures.
-        seed: Of the run.
-
-    Returns:
-        The pixels, and which were turned, bool [B].
-    """
-    chosen = chosen_of(seed, Draw.JITTER, positions, share)
-    turned = pixels.clone()
-    for index in chosen.nonzero().flatten().tolist():
-        torch_generator = torch_generator_of(seed, Draw.JITTER_TURN, positions[index])
-        turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch_generator))
-        turned[index] = torch.einsum("ij,jhw->ihw", JITTER_CONTRAST * turn, pixels[index])
-    return turned.clamp(-1, 1), chosen
 
 
 def contrast_of(captions: Tensor, pictures: Tensor, *, scale: Tensor) -> Tensor:

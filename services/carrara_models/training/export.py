@@ -244,6 +244,8 @@ def _save(pipeline: DiffusionPipeline, output: Path, *, defaults: Mapping[str, A
     pipeline.to(torch.float16).save_pretrained(output)
     for config in output.glob("*/config.json"):
         _make_plain(config)
+    for file in output.glob("*/tokenizer.json"):
+        _make_dense(file)
     document = {"format": MANIFEST_FORMAT, "defaults": defaults}
     (output / MANIFEST).write_text(json.dumps(document, indent=2) + "\n")
 
@@ -261,6 +263,13 @@ def _save_cascade(output: Path, names: Sequence[str]) -> None:
             for stage, plan in stages_of(output / name).items()
         },
     )
+
+
+def _make_dense(file: Path) -> None:
+    """Without indentation, which is half of it."""
+    document = json.loads(file.read_text(encoding="utf-8"))
+    dense = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    file.write_text(dense + "\n", encoding="utf-8")
 
 
 def _make_plain(config: Path) -> None:

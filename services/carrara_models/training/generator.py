@@ -31,7 +31,9 @@ from torch import Tensor
 
 from carrara_models.drawn_world.captions import write_plain_caption
 from carrara_models.evaluation.painting import PaintSettings, paint
+from carrara_models.pixels import painted_to_uint8
 from carrara_models.training.clip_towers import Towers, embedding_of_nothing, load_towers
+from carrara_models.training.colour_jitter import jitter
 from carrara_models.training.data.drawn import DrawnWorld
 from carrara_models.training.data.examples import Source
 from carrara_models.training.data.settings import DataSettings, open_source
@@ -85,6 +87,9 @@ class GeneratorSettings:
     dropout: float = 0.1
     """How often the empty caption, or the embedding of nothing, stands for the picture's own: what
     classifier-free guidance leads away from."""
+    colour_jitter: float = 0.0
+    """Share of the pictures whose colours are turned at random, and which nothing is told of: the
+    UNet then takes no colour for impossible where it never saw a shape in it."""
     embedding_cache: Path | None = None
     """A folder to keep captions' states in; worth its disk where captions come back."""
     data: DataSettings = DataSettings()
@@ -203,10 +208,13 @@ def train_generator(
     def batch_at(positions: Sequence[int]) -> Batch:
         examples = source.examples(positions)
         dropped = chosen_of(loop.seed, Draw.DROPOUT, positions, settings.dropout)
+        pixels, jittered = jitter(
+            examples.pixels, positions, share=settings.colour_jitter, seed=loop.seed
+        )
         return {
-            SAMPLES: space.encode(examples.pixels),
+            SAMPLES: space.encode(pixels),
             SKIPPED: examples.skipped_counts(),
-            **condition.tell(examples.captions, examples.pixels, dropped),
+            **condition.tell(examples.captions, pixels, dropped | jittered),
         }
 
     def predict(noisy: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
@@ -405,4 +413,4 @@ class _ImageEmbeddings:
             width=self._resolution,
             output_type="np",
         ).images
-        return (painted * 255).round().astype(np.uint8)
+        return painted_to_uint8(painted)

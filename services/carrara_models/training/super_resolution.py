@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, IFSuperResolutionPipeline, UNet2DConditionModel
 from torch import Tensor
 
+from carrara_models.pixels import painted_to_uint8
 from carrara_models.training.data.settings import DataSettings, open_measured, open_source
 from carrara_models.training.denoisers import SAMPLES, DenoisingTask, train_denoiser
 from carrara_models.training.errors import RecipeError
@@ -171,7 +171,7 @@ def train_super_resolution(
                 output_type="np",
                 **large_size,
             ).images
-            painted.append(each.samples((pictures * 255).round().astype(np.uint8)))
+            painted.append(each.samples(painted_to_uint8(pictures)))
         return join(painted)
 
     writes = train_denoiser(

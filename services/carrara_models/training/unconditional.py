@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import DDPMPipeline, UNet2DModel
 from torch import Tensor
 
+from carrara_models.pixels import painted_to_uint8
 from carrara_models.training.data.settings import DataSettings, open_source
 from carrara_models.training.denoisers import SAMPLES, DenoisingTask, train_denoiser
 from carrara_models.training.errors import RecipeError
@@ -103,7 +103,7 @@ def train_unconditional(
             num_inference_steps=settings.sample_steps,
             output_type="np",
         ).images
-        return Samples(pictures={"": (painted * 255).round().astype(np.uint8)})
+        return Samples(pictures={"": painted_to_uint8(painted)})
 
     writes = train_denoiser(
         unet,

@@ -126,6 +126,31 @@ def test_a_warm_start_begins_with_the_averages_of_the_earlier_run(
         assert torch.equal(tensor, new[name]), name
 
 
+def test_a_donor_gives_its_inner_levels(runs: Any, tmp_path: Path) -> None:
+    runs.train("donated-pixels", tmp_path, "loop.learning_rate=0.0")
+    file = "unet/diffusion_pytorch_model.safetensors"
+    given, made = load_file(runs.of("latents") / file), load_file(tmp_path / file)
+    names = [name for name in given if name.startswith("mid_block.")]
+    assert names
+    for name in names:
+        assert torch.equal(given[name], made[name]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("donated-pixels", ["init=runs/any"], "begins with an init or a donor, not with both"),
+        ("donated-pixels", ["shape.widths=[16]"], "the donor's UNet has 2 levels, this one 1"),
+        ("donated-images", ["data.strokes=0.5"], "pictures with captions: set data.strokes=0"),
+    ],
+)
+def test_a_donor_that_cannot_be_taken_is_refused(
+    name: str, changes: list[str], message: str, runs: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        runs.train(name, tmp_path, *changes)
+
+
 def test_captions_encoded_once_are_kept_and_change_nothing(
     runs: Any, assert_same_weights: Any, tmp_path: Path
 ) -> None:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import T5EncoderModel, T5Tokenizer
 
 from carrara_models.drawn_world.captions import caption_words
+from carrara_models.training.errors import RecipeError
 from carrara_models.training.t5 import MAX_TOKENS, build_t5_tokenizer
+from carrara_models.training.text_conditioning import FrozenTextEncoder
+from carrara_models.training.text_encoder import Teacher
 
 
 def test_each_word_of_the_grammar_is_one_token() -> None:
@@ -52,3 +57,30 @@ def test_a_word_is_read_without_those_that_follow(runs: Any) -> None:
     before, after = difference[0, :2], difference[0, 2:]
     assert (before < 1e-6).all()
     assert (after.amax(dim=-1) > 1e-3).all()
+
+
+def test_a_teacher_of_other_width_or_words_or_of_a_clip_is_refused(
+    runs: Any, tmp_path: Path
+) -> None:
+    for changes, message in (
+        (("shape.width=32",), "states are 16 wide: set shape.width alike, not to 32"),
+        (('data.languages=["zh"]',), "tokenizer knows other words"),
+        (("kind=clip",), "teacher is for a text encoder of kind t5"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            runs.train("taught-t5", tmp_path / str(len(message)), *changes)
+
+
+def test_each_state_has_the_teachers_of_the_same_word_to_become_like(runs: Any) -> None:
+    pupil = FrozenTextEncoder(runs.of("taught-t5"))
+    teacher = Teacher(runs.of("text-encoder"), pupil.tokenizer, pupil.model)
+    clip = FrozenTextEncoder(runs.of("text-encoder"))
+    caption = "a red circle"
+    wanted, states = teacher.states([caption])[0], clip.encode([caption])["prompt_embeds"][0]
+    assert clip.tokenizer.tokenize(caption)[2] == "circle</w>"
+    assert pupil.tokenizer.tokenize(caption)[2] == "▁circle"
+    # CLIP has a token before the first word, T5 has not; both then have one that ends the caption.
+    assert torch.equal(wanted[2], states[3])
+    assert torch.equal(wanted[3], states[4])
+    assert torch.equal(wanted[-1], states[-1])
+    assert len(wanted) == MAX_TOKENS
