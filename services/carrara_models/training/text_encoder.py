@@ -120,7 +120,7 @@ class Teacher:
         """Loads `tokenizer/` and `text_encoder/`.
 
         Raises:
-            RecipeError: It is as wide as the pupil no more than its pupil is a T5.
+            RecipeError: The pupil is no T5, or the teacher's states are of another width.
         """
         if not isinstance(pupil, T5EncoderModel):
             raise RecipeError("teacher is for a text encoder of kind t5")

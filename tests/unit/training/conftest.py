@@ -86,7 +86,7 @@ TINY = {
     "images": TinyPart("generator", UNET, {"clip": "clip", "autoencoder": "autoencoder"}),
     "donated-pixels": TinyPart(
         "generator",
-        ("resolution=16", *UNET, "shape.widths=[8,8,16]"),
+        ("resolution=16", *UNET, "shape.widths=[8,8,16]", "colour_jitter=0.5"),
         {"text_encoder": "taught-t5", "donor": "latents"},
     ),
     "donated-images": TinyPart(

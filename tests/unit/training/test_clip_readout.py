@@ -14,7 +14,6 @@ from carrara_models.training.clip_readout import (
     scene_targets,
     telling_loss,
 )
-from carrara_models.training.colour_jitter import jitter
 from carrara_models.training.text_encoder import ATTRIBUTE_VALUES
 
 SCENE = Scene(
@@ -53,22 +52,6 @@ def test_of_turned_colours_no_colour_is_told() -> None:
     assert (plain != UNKNOWN).all()
     patches = patch_targets([SCENE], TURNED, patches=4)
     assert (patches[..., list(PATCH_VALUES).index("colour")] == UNKNOWN).all()
-
-
-def test_turned_colours_keep_their_distances_and_follow_from_the_position() -> None:
-    pixels = torch.rand(6, 3, 4, 4) - 0.5
-    positions = [7, 3, 12, 5, 40, 41]
-    turned, which = jitter(pixels, positions, share=0.5, seed=0)
-    assert 0 < which.sum() < 6
-    for before, after, is_turned in zip(pixels, turned, which, strict=True):
-        if not is_turned:
-            assert torch.equal(before, after)
-            continue
-        one, other = (torch.cdist(p.flatten(1).T, p.flatten(1).T) for p in (before, after))
-        assert not torch.equal(before, after)
-        torch.testing.assert_close(other, 0.9 * one)
-    again, _ = jitter(pixels[2:], positions[2:], share=0.5, seed=0)
-    assert torch.equal(again, turned[2:])
 
 
 def test_the_loss_counts_what_is_known_alone() -> None:
