@@ -1,13 +1,10 @@
 """Exact numerics: a batch in which each request's numbers are those it would have alone.
 
 On the CPU, matrix products and convolutions choose their blocking by the size of the batch, and so
-round differently in company. Everything else (norms, attention, activations) works row by row. So
-inside `exact_rows`, `linear` and `conv2d` run once per request, on just its rows, and all else runs
-batched.
-
-One condition is left: kernels of activations take numbers in full vectors and the rest one by
-one, with other last bits. Where a row's numbers are no multiple of 32, which side of that line they
-fall on depends on the batch. Networks of that width are made for tests; one was met here, 24 wide.
+round differently in company. Kernels of activations take numbers in full vectors and the rest one
+by one, with other last bits; which side of that line a number falls on depends on the batch, and on
+how threads divide it. Everything else (norms, attention, sums) works row by row. So inside
+`exact_rows`, these run once per request, on just its rows, and all else runs batched.
 """
 
 from __future__ import annotations
@@ -20,10 +17,22 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 CHUNKED = frozenset({functional.linear, functional.conv2d})
+# Those of torch whose last bits were seen to differ; of GELU only the approximation does.
+ACTIVATIONS = frozenset(
+    {
+        functional.silu,
+        functional.gelu,
+        functional.mish,
+        functional.softplus,
+        functional.sigmoid,
+        torch.sigmoid,
+        torch.Tensor.sigmoid,
+    }
+)
 
 
 class exact_rows(TorchFunctionMode):
-    """Runs `linear` and `conv2d` in chunks of one request, in this thread, while entered.
+    """Runs what rounds in company in chunks of one request, in this thread, while entered.
 
     Args:
         rows: How many rows of the batch each request has, in the batch's order.
@@ -38,12 +47,14 @@ class exact_rows(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if function not in CHUNKED:
+        if len(self._rows) == 1 or function not in CHUNKED | ACTIVATIONS:
             return function(*args, **kwargs)
         batch, *rest = args or (kwargs.pop("input"),)
         # A layer may see several rows per row of the batch, such as one per attention head.
         multiple, remainder = divmod(batch.shape[0], self._total)
         if remainder or not multiple:
+            if function in ACTIVATIONS:  # of what is no batch, such as a parameter
+                return function(batch, *rest, **kwargs)
             raise RuntimeError(
                 f"exact numerics need a multiple of {self._total} rows, not {tuple(batch.shape)}"
             )

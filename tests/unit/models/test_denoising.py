@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,44 @@ def test_exact_rows_are_the_bits_that_each_request_gets_alone() -> None:
         (convolved, [functional.conv2d(i, kernel, padding=1) for i in images.split(rows)]),
     ):
         torch.testing.assert_close(batched, torch.cat(chunks), rtol=0, atol=0)
+
+
+ACTIVATIONS = (
+    functional.silu,
+    partial(functional.silu, inplace=True),
+    partial(functional.gelu, approximate="tanh"),
+    functional.mish,
+    functional.softplus,
+    torch.sigmoid,
+    torch.Tensor.sigmoid,
+)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize(("width", "threads"), [(112, 1), (32 * 1025, 2), (64 * 64 * 32, 3)])
+def test_exact_rows_hold_for_activations_of_any_width(
+    activation: Any, width: int, threads: int
+) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    rows = [2, 1, 3, 1]
+    batch = 2 * torch.randn(sum(rows), width, generator=drawn)
+    used = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        alone = torch.cat([activation(chunk.clone()) for chunk in batch.split(rows)])
+        plain = activation(batch.clone())
+        with exact_rows(rows):
+            together = activation(batch.clone())
+    finally:
+        torch.set_num_threads(used)
+    assert not torch.equal(plain, alone), "here nothing depends on the batch: test another width"
+    assert torch.equal(together, alone)
+
+
+def test_exact_rows_leave_activations_of_what_is_no_batch() -> None:
+    gate = torch.tensor([0.5])
+    with exact_rows([1, 2]):
+        assert torch.equal(gate.sigmoid(), torch.sigmoid(torch.tensor([0.5])))
 
 
 def test_exact_rows_call_the_kernels_once_per_request() -> None:
