@@ -1,11 +1,11 @@
-"""Does training still work? Trains each part for some ten minutes from nothing, to a stated score.
+"""Does training still work? Trains each part for some minutes from nothing, and tells its score.
 
-    python tests/bench/train_check.py            # about 70 minutes on two cores
+    python tests/bench/train_check.py            # an hour or two on two cores
     python tests/bench/train_check.py --part clip --part prior
 
 Each stands behind the parts before it, as this check trained them. A run that an earlier check
-ended in the same folder is not trained again. The scores are intermediate ones, each some way
-below what was measured when it was written down: see docs/training.md.
+ended in the same folder is not trained again. What each has to reach is not stated yet: the scores
+have not been measured.
 """
 
 from __future__ import annotations
@@ -29,39 +29,37 @@ class Check:
     Attributes:
         settings: As after `--set`; `{PART}` is the folder of that part's run.
         measure: A scalar that the run reports.
-        target: What it has to reach: at least, or at most where it is a loss.
+        target: What it has to reach: at least, or at most where it is a loss; None: not known yet.
     """
 
     part: str
     settings: tuple[str, ...]
     measure: str
-    target: float
+    target: float | None = None
 
     def holds(self, value: float) -> bool:
         """Whether `value` of the measure is good enough."""
+        if self.target is None:
+            return True
         return value <= self.target if self.measure == "loss" else value >= self.target
 
 
 CHECKS = (
-    Check("text-encoder", ("loop.steps=1000",), "read_all_en", 0.9),
-    Check("autoencoder", ("loop.steps=1000",), "all_right", 0.5),
+    Check("text-encoder", ("loop.steps=1000",), "read_all_en"),
+    Check("autoencoder", ("loop.steps=1000",), "all_right"),
     Check(
         "clip",
         ("text_encoder={text-encoder}", "shape.text_layers=2", "loop.steps=800"),
         "found_its_picture",
-        0.8,
     ),
     Check(
         "generator",
         ("text_encoder={text-encoder}", "autoencoder={autoencoder}", "loop.steps=1600"),
         "background",
-        0.8,
     ),
-    Check("prior", ("clip={clip}", "loop.steps=1500"), "found_its_picture", 0.5),
-    Check(
-        "super-resolution", ("text_encoder={text-encoder}", "loop.steps=1000"), "object_count", 0.8
-    ),
-    Check("unconditional", ("loop.steps=1600",), "loss", 0.1),
+    Check("prior", ("clip={clip}", "loop.steps=1500"), "found_its_picture"),
+    Check("super-resolution", ("text_encoder={text-encoder}", "loop.steps=1000"), "object_count"),
+    Check("unconditional", ("loop.steps=1600",), "loss"),
 )
 
 
@@ -79,10 +77,10 @@ def main() -> int:
         if check.part in (chosen.part or parts):
             seconds = train(check, chosen.folder)
             value = last(chosen.folder / check.part / "scalars.jsonl", check.measure)
-            verdict = "reached" if check.holds(value) else "MISSED"
-            bound = "at most" if check.measure == "loss" else "at least"
+            wanted = "no target yet" if check.target is None else f"wanted {check.target}"
+            verdict = "" if check.holds(value) else ": MISSED"
             print(
-                f"{check.part}: {check.measure} {value:.3f}, {bound} {check.target}: {verdict} "
+                f"{check.part}: {check.measure} {value:.3f}, {wanted}{verdict} "
                 f"({seconds / 60:.1f} min)",
                 flush=True,
             )
