@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-CHUNKED = frozenset({functional.linear, functional.conv2d})
+PRODUCTS = frozenset({functional.linear, functional.conv2d})
 # Those of torch whose last bits were seen to differ; of GELU only the approximation does.
 ACTIVATIONS = frozenset(
     {
@@ -29,6 +29,7 @@ ACTIVATIONS = frozenset(
         torch.Tensor.sigmoid,
     }
 )
+CHUNKED = PRODUCTS | ACTIVATIONS
 
 
 class exact_rows(TorchFunctionMode):
@@ -47,7 +48,7 @@ class exact_rows(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if len(self._rows) == 1 or function not in CHUNKED | ACTIVATIONS:
+        if len(self._rows) == 1 or function not in CHUNKED:
             return function(*args, **kwargs)
         batch, *rest = args or (kwargs.pop("input"),)
         # A layer may see several rows per row of the batch, such as one per attention head.

@@ -24,6 +24,8 @@ def jitter(
     Returns:
         The pixels, and which were turned, bool [B].
     """
+    if not share:
+        return pixels, torch.zeros(len(positions), dtype=torch.bool)
     chosen = chosen_of(seed, Draw.JITTER, positions, share)
     turned = pixels.clone()
     for index in chosen.nonzero().flatten().tolist():

@@ -132,7 +132,7 @@ class _Condition(Protocol):
         checkpoint: Path,
         source: Source,
     ) -> None:
-        """Begins with telling `unet` what `donor` was told."""
+        """Begins with telling `unet` what `donor` was told, where that is something else."""
 
     def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch: ...
 
@@ -301,7 +301,7 @@ class _Latents:
         return mean * self._vae.config.scaling_factor
 
 
-class _Captions:
+class _Captions(_Condition):
     """A caption's states: Stable Diffusion with an autoencoder, DeepFloyd IF's base without."""
 
     def __init__(self, texts: FrozenTextEncoder, vae: AutoencoderKL | None, sampler: Any) -> None:
@@ -311,15 +311,6 @@ class _Captions:
 
     def unet_options(self, shape: UNetShape, donor: UNet2DConditionModel | None) -> dict[str, Any]:
         return told_a_caption(text_width=self._texts.width)
-
-    def tell_as(
-        self,
-        unet: UNet2DConditionModel,
-        donor: UNet2DConditionModel,
-        checkpoint: Path,
-        source: Source,
-    ) -> None:
-        """Nothing to do: a caption's states are what it was told."""
 
     def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch:
         return self._texts.encode(empty_where(dropped, captions))
@@ -346,7 +337,7 @@ class _Captions:
         return paint(pipeline, chosen.captions, settings)
 
 
-class _ImageEmbeddings:
+class _ImageEmbeddings(_Condition):
     """The embedding of the picture itself by CLIP's image tower; a prior makes it of a caption."""
 
     out_channels_factor = 2  # the second half is for a variance
