@@ -52,7 +52,12 @@ from carrara_models.training.samples import (
     join,
     sample_captions,
 )
-from carrara_models.training.text_conditioning import PROMPT_EMBEDS, FrozenTextEncoder, empty_where
+from carrara_models.training.text_conditioning import (
+    PROMPT_EMBEDS,
+    FrozenTextEncoder,
+    colourless_where,
+    empty_where,
+)
 from carrara_models.training.unets import (
     UNetShape,
     build_unet,
@@ -88,8 +93,9 @@ class GeneratorSettings:
     """How often the empty caption, or the embedding of nothing, stands for the picture's own: what
     classifier-free guidance leads away from."""
     colour_jitter: float = 0.0
-    """Share of the pictures whose colours are turned at random, and which nothing is told of: the
-    UNet then takes no colour for impossible where it never saw a shape in it."""
+    """Share of the pictures whose colours are turned at random. Their captions are told without the
+    names of colours, and of their embeddings nothing is told: the UNet then takes no colour for
+    impossible where it never saw a shape in it."""
     embedding_cache: Path | None = None
     """A folder to keep captions' states in; worth its disk where captions come back."""
     data: DataSettings = DataSettings()
@@ -134,7 +140,9 @@ class _Condition(Protocol):
     ) -> None:
         """Begins with telling `unet` what `donor` was told, where that is something else."""
 
-    def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch: ...
+    def tell(
+        self, captions: Sequence[str], pixels: Tensor, dropped: Tensor, jittered: Tensor
+    ) -> Batch: ...
 
     def call(
         self, unet: UNet2DConditionModel, noisy: Tensor, timesteps: Tensor, batch: Batch
@@ -214,7 +222,7 @@ def train_generator(
         return {
             SAMPLES: space.encode(pixels),
             SKIPPED: examples.skipped_counts(),
-            **condition.tell(examples.captions, pixels, dropped | jittered),
+            **condition.tell(examples.captions, pixels, dropped, jittered),
         }
 
     def predict(noisy: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
@@ -312,8 +320,10 @@ class _Captions(_Condition):
     def unet_options(self, shape: UNetShape, donor: UNet2DConditionModel | None) -> dict[str, Any]:
         return told_a_caption(text_width=self._texts.width)
 
-    def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch:
-        return self._texts.encode(empty_where(dropped, captions))
+    def tell(
+        self, captions: Sequence[str], pixels: Tensor, dropped: Tensor, jittered: Tensor
+    ) -> Batch:
+        return self._texts.encode(empty_where(dropped, colourless_where(jittered, captions)))
 
     def call(
         self, unet: UNet2DConditionModel, noisy: Tensor, timesteps: Tensor, batch: Batch
@@ -375,9 +385,11 @@ class _ImageEmbeddings(_Condition):
             last_norm=texts.model.final_layer_norm,
         )
 
-    def tell(self, captions: Sequence[str], pixels: Tensor, dropped: Tensor) -> Batch:
+    def tell(
+        self, captions: Sequence[str], pixels: Tensor, dropped: Tensor, jittered: Tensor
+    ) -> Batch:
         embeds = self._towers.encode_pictures(pixels)
-        return {IMAGE_EMBEDS: torch.where(dropped[:, None], self._nothing, embeds)}
+        return {IMAGE_EMBEDS: torch.where((dropped | jittered)[:, None], self._nothing, embeds)}
 
     def call(
         self, unet: UNet2DConditionModel, noisy: Tensor, timesteps: Tensor, batch: Batch

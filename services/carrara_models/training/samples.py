@@ -29,10 +29,14 @@ class SampleSettings:
     prompts: tuple[str, ...] = ()
     """What is painted; where empty, held-out captions of the drawn world, or the data's first."""
     count: int = 48
-    """How many captions, where there are no prompts."""
+    """How many captions, where there are no prompts; 0 paints none."""
     num_inference_steps: int = 20
     guidance_scale: float = 3.0
     batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise RecipeError(f"samples.count is {self.count}; allowed: 0 and up")
 
 
 @dataclass(frozen=True)
@@ -79,18 +83,22 @@ class SampleCaptions:
 def sample_captions(
     settings: SampleSettings, data: DataSettings, source: Source
 ) -> list[SampleCaptions]:
-    """What a run paints; of the drawn world, captions in each language by themselves."""
+    """What a run paints; of the drawn world, each language's share of the captions by itself."""
     if settings.prompts:
         return [SampleCaptions("", list(settings.prompts))]
+    if not settings.count:
+        return []
     if not data.is_drawn:
         examples = source.examples(range(settings.count))
         return [SampleCaptions("", examples.captions, pictures=examples.pixels)]
-    languages = data.languages
     found = []
-    for language in languages:
-        kind = CaptionKind(language=language, max_objects=data.max_objects)
-        scenes, captions = held_out_captions(settings.count // len(languages), seed=1, kind=kind)
-        found.append(SampleCaptions(language if len(languages) > 1 else "", captions, scenes))
+    for index, language in enumerate(data.languages):
+        count = len(range(index, settings.count, len(data.languages)))
+        if count:
+            kind = CaptionKind(language=language, max_objects=data.max_objects)
+            scenes, captions = held_out_captions(count, seed=1, kind=kind)
+            name = language if len(data.languages) > 1 else ""
+            found.append(SampleCaptions(name, captions, scenes))
     return found
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from carrara_models.drawn_world.captions import without_colours
 from carrara_models.fingerprints import component_fingerprint, stage_fingerprint
 from carrara_models.training.data.embedding_cache import EmbeddingCache
 from carrara_models.training.run_folders import component_of
@@ -72,6 +73,14 @@ class FrozenTextEncoder:
 def empty_where(dropped: Tensor, captions: Sequence[str]) -> list[str]:
     """The captions, with the empty one in place of those dropped, bool [B]."""
     return ["" if drop else text for text, drop in zip(captions, dropped, strict=True)]
+
+
+def colourless_where(jittered: Tensor, captions: Sequence[str]) -> list[str]:
+    """The captions, without the names of colours where `jittered`, bool [B], says so."""
+    return [
+        without_colours(caption) if turned else caption
+        for caption, turned in zip(captions, jittered, strict=True)
+    ]
 
 
 def padded_tokens(tokenizer: Any, captions: list[str]) -> Any:

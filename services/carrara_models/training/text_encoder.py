@@ -248,7 +248,7 @@ def train_text_encoder(
         teacher = Teacher(settings.teacher, tokenizer, model)
     network = ReadingTextEncoder(model)
     if settings.init is not None and not resume:
-        take_over(network, tokenizer, settings.init)
+        begin_with(network, tokenizer, settings.init)
     world = open_drawn_world(data, height=1, width=1, seed=loop.seed)
 
     def batch_at(positions: Sequence[int]) -> Batch:
@@ -303,7 +303,7 @@ def train_text_encoder(
 
 
 @torch.no_grad()
-def take_over(network: ReadingTextEncoder, tokenizer: CLIPTokenizer, folder: Path) -> None:
+def begin_with(network: ReadingTextEncoder, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Begins with the averaged weights of the run in `folder`, read-out included.
 
     Words keep their vectors, whatever their ids; further words, positions, attributes and layers

@@ -5,6 +5,7 @@ from carrara_models.drawn_world import chinese, english
 from carrara_models.drawn_world.captions import (
     LANGUAGES,
     caption_words,
+    without_colours,
     write_caption,
     write_paraphrase,
 )
@@ -172,3 +173,36 @@ def test_captions_of_the_shipped_checkpoint_s_evaluation_are_what_they_were():
     rng = np.random.default_rng(0)
     scenes = [sample_scene(rng, split="heldout") for _ in range(3)]
     assert [write_caption(scene, rng) for scene in scenes] == CAPTIONS
+
+
+@pytest.mark.parametrize(
+    ("caption", "told"),
+    [
+        ("an orange heart under a tiny red box on dark blue", "a heart under a tiny box on"),
+        ("on gray, a big turquoise plus at the top", "on , a big plus at the top"),
+        ("红色的大圆环在顶部，背景是深蓝色", "大圆环在顶部，背景是"),
+        ("a portrait of Fred in an orangery", "a portrait of Fred in an orangery"),
+        ("", ""),
+    ],
+)
+def test_without_colours_a_caption_tells_the_rest(caption, told):
+    assert without_colours(caption) == told
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_captions_that_differ_in_colours_alone_are_the_same_without_them(language):
+    def told(colours, background):
+        objects = tuple(
+            Object(o.shape, colour, o.size, o.x, o.y, o.radius)
+            for o, colour in zip(STAR_LEFT_OF_THEM.objects, colours, strict=True)
+        )
+        scene = Scene(background, objects, relation="above", third_relation="left of")
+        # The same wordings: no colour with two names, which would take another choice.
+        captions = (
+            write_caption(scene, np.random.default_rng(seed), language=language)
+            for seed in range(40)
+        )
+        return [without_colours(caption) for caption in captions]
+
+    one, other = ("red", "blue", "green"), ("green", "yellow", "red")
+    assert told(one, "white") == told(other, "black")
