@@ -3,14 +3,21 @@
 It knows the languages by name, and no word of either.
 """
 
-import re
 from typing import Literal, get_args
 
 import numpy as np
 
-from carrara_models.drawn_world import chinese, english
-from carrara_models.drawn_world.chinese import chinese_words, write_chinese
-from carrara_models.drawn_world.english import english_words, write_english, write_plain_english
+from carrara_models.drawn_world.chinese import (
+    chinese_words,
+    without_chinese_colours,
+    write_chinese,
+)
+from carrara_models.drawn_world.english import (
+    english_words,
+    without_english_colours,
+    write_english,
+    write_plain_english,
+)
 from carrara_models.drawn_world.paraphrases import paraphrase_chinese, paraphrase_english
 from carrara_models.drawn_world.scenes import Scene
 
@@ -20,22 +27,6 @@ LANGUAGES: tuple[Language, ...] = get_args(Language)
 _WRITERS = {"en": write_english, "zh": write_chinese}
 _PARAPHRASERS = {"en": paraphrase_english, "zh": paraphrase_chinese}
 _WORDS = {"en": english_words, "zh": chinese_words}
-# Longest first: a dark blue is no blue of its own.
-_ENGLISH_COLOURS, _CHINESE_COLOURS = (
-    "|".join(
-        sorted(
-            (name for table in tables for names in table.values() for name in names),
-            key=len,
-            reverse=True,
-        )
-    )
-    for tables in (
-        (english.COLOUR_WORDS, english.BACKGROUND_WORDS),
-        (chinese.COLOUR_WORDS, chinese.BACKGROUND_WORDS),
-    )
-)
-# With its article, which would tell an orange and a shape that begins with a vowel.
-_COLOUR = re.compile(rf"\b(?:(a)n )?\b(?:{_ENGLISH_COLOURS})\b ?|(?:{_CHINESE_COLOURS})的?")
 
 
 def write_caption(
@@ -75,7 +66,7 @@ def without_colours(caption: str) -> str:
     Args:
         caption: Of a scene; of other pictures only the drawn world's names for colours go.
     """
-    return _COLOUR.sub(lambda name: f"{name[1]} " if name[1] else "", caption).strip()
+    return without_chinese_colours(without_english_colours(caption)).strip()
 
 
 def caption_words(language: Language = "en") -> tuple[str, ...]:

@@ -3,9 +3,11 @@
 It knows nothing of pixels or tokens.
 """
 
+import re
+
 import numpy as np
 
-from carrara_models.drawn_world.english import pick
+from carrara_models.drawn_world.english import any_of, pick
 from carrara_models.drawn_world.scenes import INVERSE_RELATIONS, Object, Scene
 
 # The first wording of each is the plain one.
@@ -58,6 +60,13 @@ PLACE_WORDS = {
     "bottom": ("底部", "正下方"),
     "bottom right": ("右下角", "右下方"),
 }
+
+_COLOUR = re.compile(rf"(?:{any_of(COLOUR_WORDS, BACKGROUND_WORDS)})的?")
+
+
+def without_chinese_colours(caption: str) -> str:
+    """`caption` without the names of colours."""
+    return _COLOUR.sub("", caption)
 
 
 def write_chinese(scene: Scene, rng: np.random.Generator, *, omit: float = 0.0) -> str:

@@ -3,6 +3,8 @@
 It knows nothing of pixels or tokens.
 """
 
+import re
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
@@ -97,6 +99,17 @@ class _First:
         return 1.0  # nothing is left out or turned round
 
 
+def without_english_colours(caption: str) -> str:
+    """`caption` without the names of colours; what stood around one is left as it is."""
+    return _COLOUR.sub(lambda name: f"{name[1]} " if name[1] else "", caption)
+
+
+def any_of(*tables: Mapping[str, tuple[str, ...]]) -> str:
+    """A pattern of all wordings in tables, the longest first: a dark blue is no blue of its own."""
+    wordings = (words for table in tables for each in table.values() for words in each)
+    return "|".join(sorted(wordings, key=len, reverse=True))
+
+
 def name_object(thing: Object, rng: np.random.Generator, *, omit: float = 0.0) -> str:
     """What an object is called, with its article."""
     words = [pick(COLOUR_WORDS[thing.colour], rng), pick(SHAPE_WORDS[thing.shape], rng)]
@@ -128,6 +141,9 @@ def english_words() -> tuple[str, ...]:
     phrases = [words for table in tables for wordings in table.values() for words in wordings]
     return tuple(sorted({word for phrase in phrases for word in phrase.split()} | set(_GLUE)))
 
+
+# With its article, which would tell an orange and a shape that begins with a vowel.
+_COLOUR = re.compile(rf"\b(?:(a)n )?\b(?:{any_of(COLOUR_WORDS, BACKGROUND_WORDS)})\b ?")
 
 _GLUE = ("a", "an", "on", "background", ",", "and", "with", "them", "both", "are", "one", "the")
 
