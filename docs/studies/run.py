@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,8 @@ def main() -> None:
     )
     parser.add_argument("--train-steps", type=int, help="of every training, for a try")
     known, passed_on = parser.parse_known_args()
+    # `carrara` of the very environment that runs this, activated or not.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for study in known.studies:
         if study in SWEEPS:
             run_sweep(study, folder=known.folder, passed_on=passed_on)

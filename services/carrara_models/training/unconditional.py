@@ -41,6 +41,7 @@ class UnconditionalSettings:
     """A run of plain DDPM."""
 
     sample_count: int = 16
+    """How many pictures are painted on the way; 0: none."""
     sample_steps: int = 50
     data: DataSettings = DataSettings()
     shape: UnconditionalShape = UnconditionalShape()
@@ -52,6 +53,10 @@ class UnconditionalSettings:
         betas=(0.9, 0.98),
         warmup_steps=200,
     )
+
+    def __post_init__(self) -> None:
+        if self.sample_count < 0:
+            raise RecipeError(f"sample_count is {self.sample_count}; allowed: 0 and up")
 
 
 def build_unconditional_unet(shape: UnconditionalShape) -> UNet2DModel:
@@ -95,6 +100,8 @@ def train_unconditional(
         return unet(noisy, timesteps).sample
 
     def on_sample(step: int) -> Samples:
+        if not settings.sample_count:
+            return Samples()
         pipeline = DDPMPipeline(unet=unet, scheduler=schedule)
         pipeline.set_progress_bar_config(disable=True)
         painted = pipeline(

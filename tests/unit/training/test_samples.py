@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from carrara_models.training.data.settings import DataSettings, open_source
 from carrara_models.training.errors import RecipeError
 from carrara_models.training.samples import SampleSettings, join, sample_captions
+from carrara_models.training.unconditional import UnconditionalSettings
 
 BILINGUAL = DataSettings(languages=("en", "zh"))
 
@@ -32,3 +36,11 @@ def test_a_language_may_have_no_share() -> None:
 def test_fewer_than_none_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"samples.count is -1"):
         SampleSettings(count=-1)
+
+
+def test_plain_ddpm_may_paint_none(runs: Any, tmp_path: Path) -> None:
+    runs.train("unconditional", tmp_path, "sample_count=0")
+    assert (tmp_path / "model_index.json").exists()
+    assert not list(tmp_path.glob("sample*"))
+    with pytest.raises(RecipeError, match=r"sample_count is -1; allowed: 0 and up"):
+        UnconditionalSettings(sample_count=-1)
