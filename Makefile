@@ -9,7 +9,7 @@ OUTPUT ?= demo.png
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install demo test e2e lint types protos check clean
+.PHONY: install demo test e2e train-check lint types protos check clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed-dev
@@ -38,6 +38,10 @@ test: install
 e2e: install
 	@docker info >/dev/null 2>&1 || { echo "make e2e needs a Docker engine that this user may use: 'docker info' fails. Without one: $(BIN)/pytest -m 'e2e and not containers' tests/e2e" >&2; exit 1; }
 	$(BIN)/pytest -m e2e tests/e2e
+
+# Trains every part from nothing, some minutes each, and holds what each has learned against a stated score.
+train-check: install
+	$(BIN)/python tests/bench/train_check.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -10,11 +10,13 @@ import numpy as np
 from carrara_models.drawn_world.chinese import (
     chinese_words,
     without_chinese_colours,
+    without_chinese_shapes,
     write_chinese,
 )
 from carrara_models.drawn_world.english import (
     english_words,
     without_english_colours,
+    without_english_shapes,
     write_english,
     write_plain_english,
 )
@@ -67,6 +69,15 @@ def without_colours(caption: str) -> str:
         caption: Of a scene; of other pictures only the drawn world's names for colours go.
     """
     return without_chinese_colours(without_english_colours(caption)).strip()
+
+
+def without_shapes(caption: str) -> str:
+    """`caption` without the names of shapes, in either language; what it then tells holds of any.
+
+    Args:
+        caption: Of a scene.
+    """
+    return without_chinese_shapes(without_english_shapes(caption))
 
 
 def caption_words(language: Language = "en") -> tuple[str, ...]:

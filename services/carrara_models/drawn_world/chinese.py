@@ -61,12 +61,18 @@ PLACE_WORDS = {
     "bottom right": ("右下角", "右下方"),
 }
 
+_SHAPE = re.compile(any_of(SHAPE_WORDS))
 _COLOUR = re.compile(rf"(?:{any_of(COLOUR_WORDS, BACKGROUND_WORDS)})的?")
 
 
 def without_chinese_colours(caption: str) -> str:
     """`caption` without the names of colours."""
     return _COLOUR.sub("", caption)
+
+
+def without_chinese_shapes(caption: str) -> str:
+    """`caption` without the names of shapes."""
+    return _SHAPE.sub("", caption)
 
 
 def write_chinese(scene: Scene, rng: np.random.Generator, *, omit: float = 0.0) -> str:

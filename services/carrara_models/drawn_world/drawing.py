@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from carrara_models.drawn_world.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene
+from carrara_models.drawn_world.scenes import BACKGROUNDS, COLOURS, SHAPES, Object, Scene
 
 # Brightness of an object runs linearly from 1 + SHADING at its top to 1 - SHADING at its foot.
 SHADING = 0.08
@@ -109,17 +109,21 @@ def draw_masks(
         height: Rows of the mask, in pixels.
         width: Columns of the mask, in pixels.
     """
-    side = min(height, width)
+    radius_pixels = (radius * min(height, width))[:, None, None]
+    pixels = from_centres(x, y, height=height, width=width)
+    distance = DISTANCES[shape](pixels / radius_pixels[..., None]) * radius_pixels
+    return cover(distance)
+
+
+def from_centres(x: Tensor, y: Tensor, *, height: int, width: int) -> Tensor:
+    """Offsets of pixels from N centres, [N, H, W, 2], (x, y) in pixels; see `draw_masks`."""
+    side, n = min(height, width), len(x)
     rows = (torch.arange(height) + 0.5 - height / 2)[None, :] - (y[:, None] - 0.5) * side
     columns = (torch.arange(width) + 0.5 - width / 2)[None, :] - (x[:, None] - 0.5) * side
-    n = len(radius)
-    pixels = torch.stack(
+    return torch.stack(
         [columns[:, None, :].expand(n, height, width), rows[:, :, None].expand(n, height, width)],
         dim=-1,
     )
-    radius_pixels = (radius * side)[:, None, None]
-    distance = DISTANCES[shape](pixels / radius_pixels[..., None]) * radius_pixels
-    return cover(distance)
 
 
 def cover(distance: Tensor) -> Tensor:
@@ -132,11 +136,7 @@ def draw_scenes(scenes: Sequence[Scene], *, height: int = 64, width: int = 64) -
 
     A picture that is not square holds the scene in a centred square of its shorter side.
     """
-    side = min(height, width)
-    grounds = [BACKGROUNDS[scene.background] for scene in scenes]
-    pictures = torch.tensor(grounds).reshape(-1, 3, 1, 1) / 255
-    pictures = pictures.repeat(1, 1, height, width)
-    rows = torch.arange(height) + 0.5 - height / 2
+    pictures = draw_grounds(scenes, height=height, width=width)
     for shape in SHAPES:
         found = [
             (index, thing)
@@ -146,14 +146,36 @@ def draw_scenes(scenes: Sequence[Scene], *, height: int = 64, width: int = 64) -
         ]
         if not found:
             continue
-        indices = torch.tensor([index for index, _ in found])
         x, y, radius = torch.tensor([[o.x, o.y, o.radius] for _, o in found]).unbind(-1)
-        masks = draw_masks(shape, x=x, y=y, radius=radius, height=height, width=width)[:, None]
-        depth = (rows[None, :] - (y[:, None] - 0.5) * side) / (radius[:, None] * side)
-        light = (1 - SHADING * depth.clamp(-1, 1))[:, None, :, None]
-        paint = torch.tensor([COLOURS[o.colour] for _, o in found])[:, :, None, None] / 255
-        # Objects never overlap, so that adding what each changes is the same as painting in order;
-        # index_add_, because two objects of one shape may stand in one picture.
-        change = masks * ((paint * light).clamp(0, 1) - pictures[indices])
-        pictures.index_add_(0, indices, change)
+        masks = draw_masks(shape, x=x, y=y, radius=radius, height=height, width=width)
+        paint_objects(pictures, found, masks)
     return pictures * 2 - 1
+
+
+def draw_grounds(scenes: Sequence[Scene], *, height: int, width: int) -> Tensor:
+    """Pictures [B, 3, H, W], float32 in [0, 1], of the backgrounds alone."""
+    grounds = [BACKGROUNDS[scene.background] for scene in scenes]
+    pictures = torch.tensor(grounds).reshape(-1, 3, 1, 1) / 255
+    return pictures.repeat(1, 1, height, width)
+
+
+def paint_objects(pictures: Tensor, found: Sequence[tuple[int, Object]], masks: Tensor) -> None:
+    """Paints objects into pictures, in place.
+
+    Args:
+        pictures: [B, 3, H, W] in [0, 1].
+        found: N objects, each with the index of its picture.
+        masks: [N, H, W], where each object is.
+    """
+    height, width = masks.shape[-2:]
+    side = min(height, width)
+    rows = torch.arange(height) + 0.5 - height / 2
+    indices = torch.tensor([index for index, _ in found])
+    y, radius = torch.tensor([[o.y, o.radius] for _, o in found]).unbind(-1)
+    depth = (rows[None, :] - (y[:, None] - 0.5) * side) / (radius[:, None] * side)
+    light = (1 - SHADING * depth.clamp(-1, 1))[:, None, :, None]
+    paint = torch.tensor([COLOURS[o.colour] for _, o in found])[:, :, None, None] / 255
+    # Objects never overlap, so that adding what each changes is the same as painting in order;
+    # index_add_, because several may stand in one picture.
+    change = masks[:, None] * ((paint * light).clamp(0, 1) - pictures[indices])
+    pictures.index_add_(0, indices, change)

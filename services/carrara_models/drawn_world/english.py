@@ -104,6 +104,11 @@ def without_english_colours(caption: str) -> str:
     return _COLOUR.sub(lambda name: f"{name[1]} " if name[1] else "", caption)
 
 
+def without_english_shapes(caption: str) -> str:
+    """`caption` without the names of shapes."""
+    return _SHAPE.sub("", caption)
+
+
 def any_of(*tables: Mapping[str, tuple[str, ...]]) -> str:
     """A pattern of all wordings in tables, the longest first: a dark blue is no blue of its own."""
     wordings = (words for table in tables for each in table.values() for words in each)
@@ -143,6 +148,7 @@ def english_words() -> tuple[str, ...]:
 
 
 # With its article, which would tell an orange and a shape that begins with a vowel.
+_SHAPE = re.compile(rf" \b(?:{any_of(SHAPE_WORDS)})\b")
 _COLOUR = re.compile(rf"\b(?:(a)n )?\b(?:{any_of(COLOUR_WORDS, BACKGROUND_WORDS)})\b ?")
 
 _GLUE = ("a", "an", "on", "background", ",", "and", "with", "them", "both", "are", "one", "the")

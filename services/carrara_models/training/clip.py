@@ -142,10 +142,10 @@ def train_clip(folder: Path, settings: ClipSettings, *, pace: Pace, resume: bool
     """
     loop, data, side = settings.loop, settings.data, settings.shape.resolution
     asked = [n for n in ("readout", "patch_readout", "colour_jitter") if getattr(settings, n)]
-    if asked and (not data.is_drawn or data.strokes):
+    if asked and not data.shows_scenes:
         raise RecipeError(
-            f"{asked[0]} is for scenes of the drawn world; data.location is {data.location!r} and "
-            f"data.strokes {data.strokes}"
+            f"{asked[0]} is for scenes of the drawn world; data.location is {data.location!r}, "
+            f"data.strokes {data.strokes} and data.blobs {data.blobs}"
         )
     source = open_source(data, height=side, width=side, seed=loop.seed)
     measured = open_measured(data, height=side, width=side)

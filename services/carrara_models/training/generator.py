@@ -170,8 +170,12 @@ def train_generator(
         raise RecipeError("a generator is trained behind a text_encoder or a clip, one of the two")
     if settings.init is not None and settings.donor is not None:
         raise RecipeError("a generator begins with an init or a donor, not with both")
-    if settings.donor is not None and settings.clip is not None and settings.data.strokes:
-        raise RecipeError("a donor behind a clip is for pictures with captions: set data.strokes=0")
+    data = settings.data
+    if settings.donor is not None and settings.clip is not None and (data.strokes or data.blobs):
+        raise RecipeError(
+            "a donor behind a clip is for pictures with captions that tell all: set data.strokes=0 "
+            "and data.blobs=0"
+        )
     loop, objective = settings.loop, settings.objective
     vae = None
     if settings.autoencoder is not None:

@@ -228,10 +228,10 @@ def train_text_encoder(
         resume: Goes on from the snapshot in `folder`.
     """
     data, shape, loop = settings.data, settings.shape, settings.loop
-    if not data.is_drawn or data.strokes:
+    if not data.shows_scenes:
         raise RecipeError(
             f"a text encoder learns to tell the drawn world's scenes; data.location is "
-            f"{data.location!r} and data.strokes {data.strokes}"
+            f"{data.location!r}, data.strokes {data.strokes} and data.blobs {data.blobs}"
         )
     torch.manual_seed(loop.seed)
     tokenizer: Any

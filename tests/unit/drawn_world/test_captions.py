@@ -6,6 +6,7 @@ from carrara_models.drawn_world.captions import (
     LANGUAGES,
     caption_words,
     without_colours,
+    without_shapes,
     write_caption,
     write_paraphrase,
 )
@@ -206,3 +207,35 @@ def test_captions_that_differ_in_colours_alone_are_the_same_without_them(languag
 
     one, other = ("red", "blue", "green"), ("green", "yellow", "red")
     assert told(one, "white") == told(other, "black")
+
+
+@pytest.mark.parametrize(
+    ("caption", "told"),
+    [
+        (
+            "a large red circle above a tiny blue moon on white",
+            "a large red above a tiny blue on white",
+        ),
+        ("on navy, an orange box in the middle", "on navy, an orange in the middle"),
+        (
+            "一个大的红色圆形在一个小的蓝色方块的上方，白色背景",
+            "一个大的红色在一个小的蓝色的上方，白色背景",
+        ),
+        ("左上角有一颗黄色的小五角星", "左上角有一颗黄色的小"),
+        ("a boxer with a starfish", "a boxer with a starfish"),
+        ("", ""),
+    ],
+)
+def test_without_shapes_a_caption_tells_the_rest(caption, told):
+    assert without_shapes(caption) == told
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_shape_is_left_in_any_wording(language):
+    words = {"en": english, "zh": chinese}[language].SHAPE_WORDS
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        caption = write_caption(sample_scene(rng, max_objects=3), rng, language=language)
+        told = without_shapes(caption)
+        assert told != caption
+        assert not any(word in told for wordings in words.values() for word in wordings)

@@ -141,7 +141,8 @@ def test_a_donor_gives_its_inner_levels(runs: Any, tmp_path: Path) -> None:
     [
         ("donated-pixels", ["init=runs/any"], "begins with an init or a donor, not with both"),
         ("donated-pixels", ["shape.widths=[16]"], "the donor's UNet has 2 levels, this one 1"),
-        ("donated-images", ["data.strokes=0.5"], "pictures with captions: set data.strokes=0"),
+        ("donated-images", ["data.strokes=0.5"], "captions that tell all: set data.strokes=0"),
+        ("donated-images", ["data.blobs=0.5"], "and data.blobs=0"),
     ],
 )
 def test_a_donor_that_cannot_be_taken_is_refused(
@@ -266,6 +267,7 @@ def test_a_clip_that_is_to_tell_the_scene_begins_with_a_trained_text_tower(
     [
         ("shape.text_layers=2", "num_hidden_layers is 1; this CLIP's is 2"),
         ("data.strokes=0.5", "readout is for scenes of the drawn world"),
+        ("data.blobs=0.5", "readout is for scenes of the drawn world"),
     ],
 )
 def test_a_text_tower_of_another_size_or_nothing_to_tell_is_refused(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from carrara_models.drawn_world.captions import Language, write_caption
+from carrara_models.drawn_world.blobs import draw_blobs
+from carrara_models.drawn_world.captions import Language, without_shapes, write_caption
 from carrara_models.drawn_world.drawing import draw_scenes
 from carrara_models.drawn_world.scenes import Scene, Split, sample_scene
 from carrara_models.drawn_world.strokes import draw_strokes
@@ -27,6 +28,7 @@ class DrawnWorld:
         languages: Sequence[Language] = ("en",),
         omit: float = 0.0,
         strokes: float = 0.0,
+        blobs: float = 0.0,
         split: Split = "train",
     ) -> None:
         """Draws nothing yet.
@@ -40,11 +42,13 @@ class DrawnWorld:
             omit: How often a caption leaves out one thing.
             strokes: Share of the pictures that show strokes, in every colour, and no scene; their
                 caption is empty.
+            blobs: Share of the other pictures whose objects are of no shape; their captions name
+                none.
             split: "heldout" gives scenes of held-out pairs and nothing else.
         """
         self._height, self._width, self._seed = height, width, seed
         self._max_objects, self._languages = max_objects, tuple(languages)
-        self._omit, self._strokes, self._split = omit, strokes, split
+        self._omit, self._strokes, self._blobs, self._split = omit, strokes, blobs, split
 
     def examples(self, positions: Sequence[int]) -> Examples:
         """The examples at `positions`; see `Source`. None is ever skipped."""
@@ -56,15 +60,22 @@ class DrawnWorld:
             rng = rng_of(self._seed, Draw.EXAMPLE, position)
             if self._strokes and rng.random() < self._strokes:
                 pixels[index] = draw_strokes(1, rng, **size)[0]
+                continue
+            blobs = bool(self._blobs) and rng.random() < self._blobs
+            scene, captions[index] = self._scene(rng)
+            if blobs:
+                captions[index] = without_shapes(captions[index])
+                pixels[index] = draw_blobs([scene], rng, **size)[0]
             else:
-                scenes[index], captions[index] = self._scene(rng)
+                scenes[index] = scene
         # All at once, which is much faster than one by one.
         pixels[list(scenes)] = draw_scenes(list(scenes.values()), **size)
         return Examples(pixels=pixels, captions=captions, skipped=Counter())
 
     def scenes(self, positions: Sequence[int]) -> list[tuple[Scene, str]]:
-        """The scenes at `positions` with their captions, where no strokes are shown."""
+        """The scenes at `positions` with their captions, where all show their scenes."""
         assert not self._strokes
+        assert not self._blobs
         return [self._scene(rng_of(self._seed, Draw.EXAMPLE, position)) for position in positions]
 
     def _scene(self, rng: np.random.Generator) -> tuple[Scene, str]:

@@ -20,7 +20,7 @@ PICTURES = frozenset(
 )
 # The settings that mean something to each kind of data set.
 KINDS = {
-    DRAWN_WORLD: frozenset({"max_objects", "languages", "omit", "strokes"}),
+    DRAWN_WORLD: frozenset({"max_objects", "languages", "omit", "strokes", "blobs"}),
     "folder": PICTURES,
     "shards": PICTURES | {"shuffle_window"},
     "dataset": PICTURES | {"split", "picture_column"},
@@ -54,11 +54,18 @@ class DataSettings:
     """How often a caption of the drawn world leaves out one thing."""
     strokes: float = 0.0
     """Share of the pictures that show strokes, in every colour, and no scene."""
+    blobs: float = 0.0
+    """Share of the other pictures whose objects are of no shape; their captions name none."""
 
     @property
     def is_drawn(self) -> bool:
         """Whether it is the drawn world, whose pictures can be scored."""
         return self.location == DRAWN_WORLD
+
+    @property
+    def shows_scenes(self) -> bool:
+        """Whether every picture is of a scene that is known."""
+        return self.is_drawn and not self.strokes and not self.blobs
 
 
 def open_drawn_world(
@@ -73,6 +80,7 @@ def open_drawn_world(
         languages=settings.languages,
         omit=settings.omit,
         strokes=settings.strokes,
+        blobs=settings.blobs,
         split=split,
     )
 
@@ -80,7 +88,7 @@ def open_drawn_world(
 def open_measured(settings: DataSettings, *, height: int, width: int) -> Source:
     """What a run measures itself on: held-out scenes of the drawn world, else the data again."""
     if settings.is_drawn:
-        whole = replace(settings, omit=0.0, strokes=0.0)
+        whole = replace(settings, omit=0.0, strokes=0.0, blobs=0.0)
         return open_drawn_world(whole, height=height, width=width, seed=1, split="heldout")
     return open_source(settings, height=height, width=width, seed=1)
 
