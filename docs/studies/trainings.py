@@ -20,7 +20,9 @@ from safetensors import safe_open
 
 # Relative to the root of the clone, where studies are started.
 EMBEDDED = Path("services/carrara_models/embedded/drawn-latent")
-GENERATOR_STEPS = 1000
+GENERATOR_STEPS = 2500
+# With two, a generator of so few steps paints no shapes yet, whatever is compared.
+ONE_OBJECT = ("data.max_objects=1",)
 ENCODER_STEPS = 800
 
 
@@ -83,6 +85,7 @@ STUDIES = {
 # All are measured alike, so that the points of all pages compare.
 MEASURES = (
     *("--attributes", "--fid", "--clip-score", "--captions", "300", "--seed", "0"),
+    *("--max-objects", "1"),
     *("--guidance-scale", "1,1.5,2.5,4,6"),
 )
 
@@ -143,6 +146,7 @@ class Workshop:
             variant.generator,
             f"text_encoder={behind}",
             f"autoencoder={EMBEDDED}",
+            *ONE_OBJECT,
             steps=GENERATOR_STEPS,
             made="scheduler",
         )
