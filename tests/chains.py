@@ -157,8 +157,7 @@ def run_together(
         for members in groups.values():
             shared = shared or len(members) > 1
             outputs = denoiser.predict([running[i] for i in members])
-            for i, output in zip(members, outputs, strict=True):
-                denoiser.advance(running[i], output)
+            assert not any(denoiser.advance([running[i] for i in members], outputs))
         for i in [i for i, job in running.items() if job.step == job.num_steps]:
             done[i] = denoiser.finish(running.pop(i))
         running |= {i: denoiser.start(request) for i, request in waiting.items()}

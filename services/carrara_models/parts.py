@@ -235,11 +235,14 @@ class Denoiser(Part, Protocol):
     def predict(self, jobs: Sequence[Job]) -> list[torch.Tensor]:
         """Calls the network once for jobs of one group; gives one output per job, in order."""
 
-    def advance(self, job: Job, output: torch.Tensor) -> None:
-        """Moves one job one step on by its own scheduler.
+    def advance(
+        self, jobs: Sequence[Job], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        """Takes jobs one step on, each by its own scheduler.
 
-        Raises:
-            NumericalError: The new latents hold NaN or infinity.
+        Returns:
+            For each job, in order, what went wrong with it and with no other: a `NumericalError`
+            where the new sample holds NaN or infinity.
         """
 
     def finish(self, job: Job) -> Sample:

@@ -28,6 +28,7 @@ from carrara_models.denoising.settings import (
     settings_arguments,
     settle,
 )
+from carrara_models.denoising.together import advance_together
 from carrara_models.denoising.unet_config import check_unet_inputs, prompt_embeds_width
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError
@@ -104,13 +105,11 @@ class LatentConsistencyUNet(Described):
         return call_network(jobs, self._call)
 
     @torch.no_grad()
-    def advance(self, job: DenoisingJob, output: torch.Tensor) -> None:
-        """Moves one job one step on by its own scheduler, which draws fresh noise.
-
-        Raises:
-            NumericalError: The new latents hold NaN or infinity.
-        """
-        job.advance(output)
+    def advance(
+        self, jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        """Takes jobs one step on; gives what went wrong with each, in order."""
+        return advance_together(jobs, outputs)
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the latents [1, C, h, w], with the random state after the last draw."""

@@ -221,8 +221,7 @@ def run_together(generator: Denoiser, requests: Sequence[DenoisingRequest]) -> l
         for members in groups.values():
             largest = max(largest, len(members))
             outputs = generator.predict([running[i] for i in members])
-            for i, output in zip(members, outputs, strict=True):
-                generator.advance(running[i], output)
+            assert not any(generator.advance([running[i] for i in members], outputs))
         for i in [i for i, job in running.items() if job.step == job.num_steps]:
             done[i] = generator.finish(running.pop(i))
     assert largest >= 4, "hardly anything shared a batch"

@@ -29,6 +29,7 @@ from carrara_models.denoising.settings import (
     settings_arguments,
     settle,
 )
+from carrara_models.denoising.together import advance_together
 from carrara_models.denoising.unet_config import check_unet_inputs
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError
@@ -118,13 +119,11 @@ class SuperRes(Described):
         return call_network(jobs, call)
 
     @torch.no_grad()
-    def advance(self, job: SuperResJob, output: torch.Tensor) -> None:
-        """Moves one job one step on by its own scheduler.
-
-        Raises:
-            NumericalError: The new pixels hold NaN or infinity.
-        """
-        job.advance(output)
+    def advance(
+        self, jobs: Sequence[SuperResJob], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        """Takes jobs one step on; gives what went wrong with each, in order."""
+        return advance_together(jobs, outputs)
 
     def finish(self, job: SuperResJob) -> Sample:
         """Gives the pixels [1, 3, H, W] as they are, with the random state after the last draw."""

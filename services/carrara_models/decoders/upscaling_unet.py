@@ -22,7 +22,6 @@ from carrara_models.denoising.fitting import (
     guided_rows,
     sample_tensors,
 )
-from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers, load_scheduler
@@ -35,6 +34,7 @@ from carrara_models.denoising.settings import (
     settings_arguments,
     settle,
 )
+from carrara_models.denoising.together import advance_together, guided_together
 from carrara_models.denoising.unet_config import check_unet_inputs, prompt_embeds_width
 from carrara_models.describing import described
 from carrara_models.errors import ContractError
@@ -134,13 +134,11 @@ class UpscalingUNet(Described):
         return call_network(jobs, self._call, inputs=_network_input)
 
     @torch.no_grad()
-    def advance(self, job: DenoisingJob, output: torch.Tensor) -> None:
-        """Moves one job one step on by its own scheduler.
-
-        Raises:
-            NumericalError: The new latents hold NaN or infinity.
-        """
-        job.advance(guided(output, job.guidance_scale))
+    def advance(
+        self, jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        """Takes jobs one step on; gives what went wrong with each, in order."""
+        return advance_together(jobs, guided_together(jobs, outputs))
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the latents [1, C, h, w], as many cells as the picture had pixels."""
@@ -229,7 +227,6 @@ def _check_size(height: int, width: int, *, size_factor: int) -> None:
         )
 
 
-def _network_input(job: DenoisingJob) -> torch.Tensor:
+def _network_input(job: DenoisingJob) -> list[torch.Tensor]:
     """x_t as the scheduler scales it, with the picture beside it as it is."""
-    picture = job.picture if job.guidance_scale is None else torch.cat([job.picture] * 2)
-    return torch.cat([job.network_input(), picture], dim=1)
+    return job.doubled(torch.cat([job.scaled(job.latents), job.picture], dim=1))

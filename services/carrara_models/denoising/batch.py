@@ -15,7 +15,7 @@ def call_network(
     jobs: Sequence[DenoisingJob],
     network: Callable[..., torch.Tensor],
     *,
-    inputs: Callable[[DenoisingJob], torch.Tensor] = DenoisingJob.network_input,
+    inputs: Callable[[DenoisingJob], Sequence[torch.Tensor]] = DenoisingJob.network_input,
     chunk_rows: int | None = None,
     one_by_one_on_cpu: bool = False,
 ) -> list[torch.Tensor]:
@@ -25,7 +25,7 @@ def call_network(
         jobs: Of one group; their steps, schedulers and guidance may all differ.
         network: Called with x_t [rows, ...], timesteps float32 [rows], and the jobs' inputs by
             name, [rows, ...]; gives [rows, ...].
-        inputs: Makes a job's x_t [rows, ...].
+        inputs: Makes a job's x_t [rows, ...], in parts.
         chunk_rows: How many rows the pipeline gives the network in one call; None for all that a
             job has.
         one_by_one_on_cpu: Whether the network depends on the number of rows in more than what
@@ -41,11 +41,12 @@ def call_network(
         return [output for outputs in calls for output in outputs]
     rows = [job.rows for job in jobs]
     chunks = rows if chunk_rows is None else [chunk_rows] * (sum(rows) // chunk_rows)
-    x = torch.cat([inputs(job) for job in jobs])
+    x = torch.cat([part for job in jobs for part in inputs(job)])
     # The embedding of time turns timesteps into float32 first, so nothing is lost here.
-    timesteps = torch.cat([job.timestep.to(torch.float32).expand(job.rows) for job in jobs])
+    numbers = [job.timestep_number for job in jobs for _ in range(job.rows)]
+    timesteps = torch.tensor(numbers, dtype=torch.float32, device=x.device)
     gathered = {name: torch.cat([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
     exact = len(chunks) > 1 and x.device.type == "cpu"
     with exact_rows(chunks) if exact else contextlib.nullcontext():
-        output = network(x, timesteps.to(x.device), **gathered)
+        output = network(x, timesteps, **gathered)
     return list(output.split(rows))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 
-from carrara_models.errors import NumericalError
+from carrara_models.denoising.plans import StepPlan, plan_for
 from carrara_models.parts import Sample
 
 
@@ -32,6 +33,8 @@ class DenoisingJob:
         resize_to: As of `carrara_models.parts.Sample`.
         picture: Low-resolution picture, noised, whose channels the network sees beside x_t,
             [n, 3, h, w]; None of a job that starts from noise alone.
+        plan: Its steps, where many jobs can take them at once; None where its scheduler takes each.
+        original: x_0 [n, ...] as the step before has predicted it, where the plan has use for it.
     """
 
     latents: torch.Tensor
@@ -46,15 +49,22 @@ class DenoisingJob:
     resize_to: tuple[int, int] | None = None
     picture: torch.Tensor | None = None
     step: int = 0
+    plan: StepPlan | None = field(init=False)
+    original: torch.Tensor | None = field(init=False, default=None)
     _known_options: frozenset[str] = field(init=False)
+    _timesteps: Sequence[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._known_options = frozenset(inspect.signature(self.scheduler.step).parameters)
+        self.plan = None
+        if self.latents.dtype == torch.float32 and not self.eta:
+            self.plan = plan_for(self.scheduler)
+        self._known_options = _step_parameters(type(self.scheduler))
+        self._timesteps = self.scheduler.timesteps.tolist()
 
     @property
     def num_steps(self) -> int:
         """Network calls that it takes."""
-        return len(self.scheduler.timesteps)
+        return len(self._timesteps)
 
     @property
     def rows(self) -> int:
@@ -73,30 +83,40 @@ class DenoisingJob:
         return self.scheduler.timesteps[self.step]
 
     @property
+    def timestep_number(self) -> float:
+        """The same as a plain number."""
+        return self._timesteps[self.step]
+
+    @property
     def is_last_step(self) -> bool:
         """Whether the step that comes next is the last."""
         return self.step == self.num_steps - 1
 
-    def doubled_latents(self) -> torch.Tensor:
-        """The latents [rows, ...], both halves alike."""
-        return self.latents if self.guidance_scale is None else torch.cat([self.latents] * 2)
+    def doubled(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """An input of the network, [n, ...], as the parts of its rows: both halves alike."""
+        return [x] if self.guidance_scale is None else [x, x]
 
-    def network_input(self) -> torch.Tensor:
-        """The latents [rows, ...] as the network wants them at this timestep."""
-        return self.scheduler.scale_model_input(self.doubled_latents(), self.timestep)
+    def plain_input(self) -> list[torch.Tensor]:
+        """The latents, [n, ...] for each half, for networks that take them as they are."""
+        return self.doubled(self.latents)
 
-    def advance(self, output: torch.Tensor) -> None:
-        """Takes the network's output, guided where it has two halves, [n, ...], one step on.
+    def network_input(self) -> list[torch.Tensor]:
+        """The latents, [n, ...] for each half, as the network wants them at this timestep."""
+        return self.doubled(self.scaled(self.latents))
 
-        Raises:
-            NumericalError: The new latents hold NaN or infinity.
-        """
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        """What the scheduler makes of an input of the network at this timestep."""
+        if self.plan is None:
+            return self.scheduler.scale_model_input(x, self.timestep)
+        divisors = self.plan.input_divisors
+        return x if divisors is None else x / divisors[self.step]
+
+    def advance_by_scheduler(self, output: torch.Tensor) -> None:
+        """Takes the network's output, guided where it has two halves, [n, ...], one step on."""
         self.latents = self.scheduler.step(
             output, self.timestep, self.latents, **self._step_options(), return_dict=False
         )[0]
         self.step += 1
-        if not torch.isfinite(self.latents).all():
-            raise NumericalError("latents", self.step)
 
     def sample(self, tensors: Mapping[str, torch.Tensor]) -> Sample:
         """Gives the sample of a job whose steps are done.
@@ -116,10 +136,17 @@ class DenoisingJob:
 
     def _step_options(self) -> dict[str, Any]:
         """What `scheduler.step` takes of what pipelines pass it."""
-        options = {
-            "eta": self.eta,
-            "generator": self.torch_generator,
-            # Where the scheduler cannot tell by itself, as unCLIP's skips timesteps.
-            "prev_timestep": None if self.is_last_step else self.scheduler.timesteps[self.step + 1],
-        }
-        return {name: value for name, value in options.items() if name in self._known_options}
+        options: dict[str, Any] = {}
+        if "eta" in self._known_options:
+            options["eta"] = self.eta
+        if "generator" in self._known_options:
+            options["generator"] = self.torch_generator
+        if "prev_timestep" in self._known_options and not self.is_last_step:
+            # The scheduler cannot tell by itself: unCLIP's skips timesteps.
+            options["prev_timestep"] = self.scheduler.timesteps[self.step + 1]
+        return options
+
+
+@cache
+def _step_parameters(scheduler: type) -> frozenset[str]:
+    return frozenset(inspect.signature(scheduler.step).parameters)  # type: ignore[attr-defined]

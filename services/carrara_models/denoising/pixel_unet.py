@@ -26,7 +26,7 @@ from carrara_models.denoising.fitting import (
 from carrara_models.denoising.guidance import guided_with_variance
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.random import torch_generator
-from carrara_models.denoising.schedulers import Samplers, load_samplers, takes_variance
+from carrara_models.denoising.schedulers import Samplers, load_samplers
 from carrara_models.denoising.settings import (
     ETA,
     Settings,
@@ -35,6 +35,7 @@ from carrara_models.denoising.settings import (
     settings_arguments,
     settle,
 )
+from carrara_models.denoising.together import advance_together, without_variance
 from carrara_models.denoising.unet_config import (
     check_unet_inputs,
     prompt_embeds_width,
@@ -128,14 +129,18 @@ class PixelUNet(Described):
         return call_network(jobs, self._call, inputs=_network_input, one_by_one_on_cpu=True)
 
     @torch.no_grad()
-    def advance(self, job: DenoisingJob, output: torch.Tensor) -> None:
-        """Moves one job one step on by its own scheduler, with the variance if that takes one.
+    def advance(
+        self, jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        """Takes jobs one step on; gives what went wrong with each, in order.
 
-        Raises:
-            NumericalError: The new pixels hold NaN or infinity.
+        Schedulers that take a variance are given the network's.
         """
-        output = guided_with_variance(output, job.guidance_scale, channels=CHANNELS)
-        job.advance(output if takes_variance(job.scheduler) else output[:, :CHANNELS])
+        guided = [
+            guided_with_variance(output, job.guidance_scale, channels=CHANNELS)
+            for job, output in zip(jobs, outputs, strict=True)
+        ]
+        return advance_together(jobs, without_variance(jobs, guided, channels=CHANNELS))
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the pixels [1, 3, H, W] as they are, with the random state after the last draw."""
@@ -217,8 +222,7 @@ def load_pixel_unet(
     }
 
 
-def _network_input(job: DenoisingJob) -> torch.Tensor:
+def _network_input(job: DenoisingJob) -> list[torch.Tensor]:
     """x_t, with the low-resolution picture beside it; the scheduler scales both, as diffusers."""
     x = job.latents if job.picture is None else torch.cat([job.latents, job.picture], dim=1)
-    x = x if job.guidance_scale is None else torch.cat([x] * 2)
-    return job.scheduler.scale_model_input(x, job.timestep)
+    return job.doubled(job.scaled(x))

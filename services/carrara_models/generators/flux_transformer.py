@@ -21,7 +21,6 @@ from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import Argument, Port, conditioning_contract
 from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.fitting import agreed_size_factor, conditioning_inputs, guidance_of
-from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
@@ -33,6 +32,7 @@ from carrara_models.denoising.settings import (
     settle,
 )
 from carrara_models.denoising.shifting import dynamic_shift
+from carrara_models.denoising.together import advance_together, guided_together
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError
 from carrara_models.parts import DenoisingRequest, Described, Sample
@@ -140,16 +140,14 @@ class FluxTransformer(Described):
             For each job, in order, [rows, C, h, w].
         """
         # The pipeline calls the network once for each half, so each row's numbers are its own.
-        return call_network(jobs, self._call, inputs=DenoisingJob.doubled_latents, chunk_rows=1)
+        return call_network(jobs, self._call, inputs=DenoisingJob.plain_input, chunk_rows=1)
 
     @torch.no_grad()
-    def advance(self, job: DenoisingJob, output: torch.Tensor) -> None:
-        """Moves one job one step on by its own scheduler.
-
-        Raises:
-            NumericalError: The new latents hold NaN or infinity.
-        """
-        job.advance(guided(output, job.guidance_scale))
+    def advance(
+        self, jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        """Takes jobs one step on; gives what went wrong with each, in order."""
+        return advance_together(jobs, guided_together(jobs, outputs))
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the latents [1, C, h, w], with the random state after the last draw."""

@@ -20,13 +20,14 @@ from carrara_models.denoising.fitting import agreed_size_factor, sample_tensors
 from carrara_models.denoising.guidance import guided_with_variance
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.random import torch_generator
-from carrara_models.denoising.schedulers import Samplers, load_samplers, takes_variance
+from carrara_models.denoising.schedulers import Samplers, load_samplers
 from carrara_models.denoising.settings import (
     Settings,
     pipeline_defaults,
     settings_arguments,
     settle,
 )
+from carrara_models.denoising.together import advance_together, without_variance
 from carrara_models.denoising.unet_config import check_unet_inputs
 from carrara_models.describing import described
 from carrara_models.errors import BadFieldError, ContractError
@@ -120,15 +121,16 @@ class KandinskyGenerator(Described):
         return call_network(jobs, self._call, one_by_one_on_cpu=True)
 
     @torch.no_grad()
-    def advance(self, job: DenoisingJob, output: torch.Tensor) -> None:
-        """Moves one job one step on by its own scheduler, with the variance if that takes one.
-
-        Raises:
-            NumericalError: The new latents hold NaN or infinity.
-        """
-        channels = job.latents.shape[1]
-        output = guided_with_variance(output, job.guidance_scale, channels=channels)
-        job.advance(output if takes_variance(job.scheduler) else output[:, :channels])
+    def advance(
+        self, jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        """Takes jobs one step on; gives what went wrong with each, in order."""
+        channels = self.unet.config.in_channels
+        guided = [
+            guided_with_variance(output, job.guidance_scale, channels=channels)
+            for job, output in zip(jobs, outputs, strict=True)
+        ]
+        return advance_together(jobs, without_variance(jobs, guided, channels=channels))
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the latents [1, C, h, w], with the random state after the last draw."""

@@ -27,7 +27,6 @@ from carrara_models.denoising.fitting import (
     guidance_of,
     guided_rows,
 )
-from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import SCHEDULERS, Samplers, load_samplers
@@ -40,6 +39,7 @@ from carrara_models.denoising.settings import (
     settle,
 )
 from carrara_models.denoising.shifting import dynamic_shift
+from carrara_models.denoising.together import advance_together, guided_together
 from carrara_models.describing import described
 from carrara_models.errors import BadFieldError, CheckpointError
 from carrara_models.parts import DenoisingRequest, Described, Sample
@@ -193,22 +193,21 @@ class LatentTransformer(Described):
         Returns:
             For each job, in order, [rows, C, h, w]; C is doubled where it predicts a variance too.
         """
-        scaled, plain = DenoisingJob.network_input, DenoisingJob.doubled_latents
+        scaled, plain = DenoisingJob.network_input, DenoisingJob.plain_input
         return call_network(
             jobs, self._call, inputs=scaled if self.habits.scales_latents else plain
         )
 
     @torch.no_grad()
-    def advance(self, job: DenoisingJob, output: torch.Tensor) -> None:
-        """Moves one job one step on by its own scheduler.
-
-        Raises:
-            NumericalError: The new latents hold NaN or infinity.
-        """
-        output = guided(output.to(job.latents.dtype), job.guidance_scale)
-        if output.shape[1] != job.latents.shape[1]:  # a variance that the pipelines leave unused
-            output = output.chunk(2, dim=1)[0]
-        job.advance(output)
+    def advance(
+        self, jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        """Takes jobs one step on; gives what went wrong with each, in order."""
+        channels = jobs[0].latents.shape[1]
+        dtype = jobs[0].latents.dtype
+        guided = guided_together(jobs, [output.to(dtype) for output in outputs])
+        # What stands behind is a variance, which the pipelines leave unused.
+        return advance_together(jobs, [output[:, :channels] for output in guided])
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the latents [1, C, h, w], with the random state after the last draw."""

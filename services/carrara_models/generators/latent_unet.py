@@ -21,7 +21,6 @@ from carrara_models.denoising.fitting import (
     guidance_of,
     guided_rows,
 )
-from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
@@ -34,6 +33,7 @@ from carrara_models.denoising.settings import (
     settings_arguments,
     settle,
 )
+from carrara_models.denoising.together import advance_together, guided_together
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError
 from carrara_models.parts import DenoisingRequest, Described, Sample
@@ -151,13 +151,11 @@ class LatentUNet(Described):
         return call_network(jobs, self._call)
 
     @torch.no_grad()
-    def advance(self, job: DenoisingJob, output: torch.Tensor) -> None:
-        """Moves one job one step on by its own scheduler.
-
-        Raises:
-            NumericalError: The new latents hold NaN or infinity.
-        """
-        job.advance(guided(output, job.guidance_scale, guidance_rescale=job.guidance_rescale))
+    def advance(
+        self, jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        """Takes jobs one step on; gives what went wrong with each, in order."""
+        return advance_together(jobs, guided_together(jobs, outputs))
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the latents [1, C, h, w], with the random state after the last draw."""

@@ -19,7 +19,6 @@ from carrara_models.denoising.fitting import (
     conditioning_inputs,
     guidance_of,
 )
-from carrara_models.denoising.guidance import guided
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import (
@@ -34,6 +33,7 @@ from carrara_models.denoising.settings import (
     settings_arguments,
     settle,
 )
+from carrara_models.denoising.together import advance_together, guided_together
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError, ContractError
 from carrara_models.parts import DenoisingRequest, Described, Sample
@@ -127,13 +127,11 @@ class Prior(Described):
         return call_network(jobs, self._call)
 
     @torch.no_grad()
-    def advance(self, job: DenoisingJob, output: torch.Tensor) -> None:
-        """Moves one job one step on by its own scheduler.
-
-        Raises:
-            NumericalError: The new embedding holds NaN or infinity.
-        """
-        job.advance(guided(output, job.guidance_scale))
+    def advance(
+        self, jobs: Sequence[PriorJob], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        """Takes jobs one step on; gives what went wrong with each, in order."""
+        return advance_together(jobs, guided_together(jobs, outputs))
 
     @torch.no_grad()
     def finish(self, job: PriorJob) -> Sample:

@@ -36,6 +36,7 @@ from carrara_models.denoising.settings import (
     settings_arguments,
     settle,
 )
+from carrara_models.denoising.together import advance_together
 from carrara_models.denoising.unet_config import check_unet_inputs
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError, ContractError
@@ -111,13 +112,15 @@ class UnclipGenerator(Described):
         return call_network(jobs, self._call, one_by_one_on_cpu=True)
 
     @torch.no_grad()
-    def advance(self, job: DenoisingJob, output: torch.Tensor) -> None:
-        """Moves one job one step on by its own scheduler.
-
-        Raises:
-            NumericalError: The new pixels hold NaN or infinity.
-        """
-        job.advance(guided_with_variance(output, job.guidance_scale, channels=CHANNELS))
+    def advance(
+        self, jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        """Takes jobs one step on; gives what went wrong with each, in order."""
+        guided = [
+            guided_with_variance(output, job.guidance_scale, channels=CHANNELS)
+            for job, output in zip(jobs, outputs, strict=True)
+        ]
+        return advance_together(jobs, guided)
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the pixels [1, 3, H, W], clamped to [-1, 1] as the pipeline does."""

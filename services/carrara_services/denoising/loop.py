@@ -131,28 +131,46 @@ class DenoisingLoop:
         for row in rows:
             row.ticket.compute_seconds += seconds * row.job.rows / total
             row.rows += row.job.rows
-        for row, output in zip(rows, outputs, strict=True):
-            self._advance(row, output)
+        began_advancing = time.perf_counter()
+        errors = self._advance([row.job for row in rows], outputs)
+        seconds = time.perf_counter() - began_advancing
+        for row, problem in zip(rows, errors, strict=True):
+            row.ticket.compute_seconds += seconds / len(rows)
+            self._after_step(row, problem)
         if watch is not None:
             # After the schedulers: a GPU's call returns early, and they wait for what it makes.
             watch(seconds=time.perf_counter() - began, jobs=len(rows), rows=total)
 
-    def _advance(self, row: _Row, output: torch.Tensor) -> None:
+    def _advance(
+        self, jobs: Sequence[Job], outputs: Sequence[torch.Tensor]
+    ) -> Sequence[Exception | None]:
+        try:
+            return self._denoiser.advance(jobs, outputs)
+        except Exception as error:
+            # Some of them may have moved on and others not: none can go on.
+            logger.exception("a step of %d jobs failed", len(jobs))
+            return [error] * len(jobs)
+
+    def _after_step(self, row: _Row, error: Exception | None) -> None:
+        """Tells how a job's step went, and lets it go if it was its last."""
         job, ticket = row.job, row.ticket
+        if error is not None:
+            self._drop(row, error)
+            return
+        if job.step < job.num_steps:
+            ticket.tell(Progress(job.step, job.num_steps))
+            return
         began = time.perf_counter()
         try:
-            self._denoiser.advance(job, output)
-            done = job.step >= job.num_steps
-            sample = self._denoiser.finish(job) if done else None
-        except Exception as error:
-            self._drop(row, error)
+            sample = self._denoiser.finish(job)
+        except Exception as failed:
+            self._drop(row, failed)
             return
         ticket.compute_seconds += time.perf_counter() - began
         ticket.tell(Progress(job.step, job.num_steps))
-        if done:
-            self._active.remove(row)
-            usage = ticket.usage(steps=job.num_steps, rows=row.rows)
-            self.line.leave(ticket, Finished(sample, usage))
+        self._active.remove(row)
+        usage = ticket.usage(steps=job.num_steps, rows=row.rows)
+        self.line.leave(ticket, Finished(sample, usage))
 
     def _drop(self, row: _Row, error: Exception) -> None:
         self._active.remove(row)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from carrara_models.denoising.run import run_alone
+from carrara_models.denoising.run import advance_alone, run_alone
 from carrara_models.errors import BadFieldError, CheckpointError, ContractError, NumericalError
 from carrara_models.parts import DenoisingRequest
 from families import flux
@@ -94,7 +94,7 @@ def test_not_a_number_stops_the_job_with_the_step(load: Callable[..., Any]) -> N
     generator = load(DEV.folders[0], "generator")
     job = generator.start(request())
     with pytest.raises(NumericalError, match="latents after step 1"):
-        generator.advance(job, torch.full((1, 4, 8, 12), torch.nan))
+        advance_alone(generator, job, torch.full((1, 4, 8, 12), torch.nan))
 
 
 def test_a_transformer_that_sees_a_picture_beside_the_noise_is_refused(

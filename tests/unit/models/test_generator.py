@@ -10,7 +10,7 @@ import torch
 
 from carrara_models.checkpoints import open_checkpoint
 from carrara_models.contracts import Contract, Kind, TensorSpec
-from carrara_models.denoising.run import run_alone
+from carrara_models.denoising.run import advance_alone, run_alone
 from carrara_models.errors import BadFieldError, ContractError, NumericalError
 from carrara_models.limits import MAX_PIXELS
 from carrara_models.parts import DenoisingRequest
@@ -174,15 +174,15 @@ def test_sizes_are_multiples_of_a_larger_size_factor(pruned_generator: Any) -> N
 def test_steps_count_the_networks_calls(generator: Any, scheduler: str, calls: int) -> None:
     job = generator.start(request(scheduler=scheduler, num_inference_steps=5))
     assert (job.step, job.num_steps) == (0, calls)
-    generator.advance(job, *generator.predict([job]))
+    advance_alone(generator, job, *generator.predict([job]))
     assert job.step == 1
 
 
 def test_not_a_number_stops_the_job_with_the_step(generator: Any) -> None:
     job = generator.start(request(num_inference_steps=4))
-    generator.advance(job, *generator.predict([job]))
+    advance_alone(generator, job, *generator.predict([job]))
     with pytest.raises(NumericalError, match="latents after step 2"):
-        generator.advance(job, torch.full((2, 4, 8, 8), torch.nan))
+        advance_alone(generator, job, torch.full((2, 4, 8, 8), torch.nan))
 
 
 def test_not_a_number_in_one_job_leaves_its_neighbour_as_it_was(generator: Any) -> None:
@@ -191,10 +191,10 @@ def test_not_a_number_in_one_job_leaves_its_neighbour_as_it_was(generator: Any) 
     bad.latents.fill_(torch.nan)
     outputs = generator.predict([bad, good])
     with pytest.raises(NumericalError):
-        generator.advance(bad, outputs[0])
-    generator.advance(good, outputs[1])
+        advance_alone(generator, bad, outputs[0])
+    advance_alone(generator, good, outputs[1])
     while good.step < good.num_steps:
-        generator.advance(good, *generator.predict([good]))
+        advance_alone(generator, good, *generator.predict([good]))
     assert torch.equal(generator.finish(good).tensors["latents"], alone.tensors["latents"])
 
 

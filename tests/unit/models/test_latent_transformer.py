@@ -14,7 +14,7 @@ from diffusers import PixArtTransformer2DModel, SD3Transformer2DModel
 from carrara_models.checkpoints import open_checkpoint
 from carrara_models.contracts import Contract, Kind, TensorSpec
 from carrara_models.denoising.binning import SANA_BINS, nearest_bin
-from carrara_models.denoising.run import run_alone
+from carrara_models.denoising.run import advance_alone, run_alone
 from carrara_models.errors import BadFieldError, CheckpointError, ContractError, NumericalError
 from carrara_models.parts import DenoisingRequest
 from carrara_models.pruning import prune
@@ -99,9 +99,9 @@ def test_without_the_vae_the_consumer_says_the_size(
 def test_not_a_number_stops_the_job_with_the_step(load: Callable[..., Any]) -> None:
     generator = load(sd3.CASE.folders[0], "generator")
     job = generator.start(sd3_request())
-    generator.advance(job, *generator.predict([job]))
+    advance_alone(generator, job, *generator.predict([job]))
     with pytest.raises(NumericalError, match="latents after step 2"):
-        generator.advance(job, torch.full((2, 4, 16, 16), torch.nan))
+        advance_alone(generator, job, torch.full((2, 4, 16, 16), torch.nan))
 
 
 def test_a_transformer_that_makes_other_channels_is_refused(

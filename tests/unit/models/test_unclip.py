@@ -12,7 +12,7 @@ import torch
 
 from carrara_models.checkpoints import open_checkpoint
 from carrara_models.contracts import IMAGE, PIXELS, Contract, Kind, TensorSpec
-from carrara_models.denoising.run import run_alone
+from carrara_models.denoising.run import advance_alone, run_alone
 from carrara_models.errors import BadFieldError, CheckpointError, ContractError
 from carrara_models.parts import DenoisingRequest, Sample, Texts
 from carrara_models.pruning import prune
@@ -265,9 +265,9 @@ def test_the_last_step_has_a_group_and_a_network_of_its_own(
     early, late = super_res.start(request), super_res.start(request)
     assert early.group == late.group
     for _ in range(2):
-        super_res.advance(late, *super_res.predict([late]))
+        advance_alone(super_res, late, *super_res.predict([late]))
     assert early.group != late.group
-    super_res.advance(late, *super_res.predict([late]))
+    advance_alone(super_res, late, *super_res.predict([late]))
     assert called == ["first", "first", "last"]
 
 

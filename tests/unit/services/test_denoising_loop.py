@@ -195,6 +195,17 @@ async def test_a_failing_job_fails_alone(fault: str, error: type[Exception]):
         assert (await run(loop, toy_request(4))).result.tensors["latents"].item() == alone(4)
 
 
+async def test_a_step_that_fails_as_a_whole_fails_its_jobs_and_not_the_loop():
+    generator = ToyGenerator(turn=held(), stuck=frozenset({2}))
+    with looping(generator) as loop:
+        tasks = [run(loop, toy_request(seed)) for seed in (1, 2)]
+        await until(lambda: loop.line.running + loop.line.queued >= 2)
+        generator.turn.release(100)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[1], RuntimeError)
+        assert (await run(loop, toy_request(4))).result.tensors["latents"].item() == alone(4)
+
+
 async def test_closing_finishes_what_runs_and_hands_back_what_waits():
     generator = ToyGenerator(turn=held())
     with looping(generator, max_batch_rows=1) as loop:

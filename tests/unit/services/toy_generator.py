@@ -55,6 +55,7 @@ class ToyGenerator:
         poisoned: Seeds at which the network fails, whatever shares the call.
         diverging: Seeds whose latents become NaN in their second step.
         refused: Seeds that do not start.
+        stuck: Seeds with which nobody in the batch takes a step.
         turn: If given, each network call waits for it to be released once.
         calls: The seeds of each network call.
     """
@@ -62,6 +63,7 @@ class ToyGenerator:
     poisoned: frozenset[int] = frozenset()
     diverging: frozenset[int] = frozenset()
     refused: frozenset[int] = frozenset()
+    stuck: frozenset[int] = frozenset()
     turn: threading.Semaphore | None = None
     calls: list[list[int]] = field(default_factory=list)
 
@@ -97,11 +99,18 @@ class ToyGenerator:
             raise RuntimeError(f"no kernel for {sorted(poisoned)}")
         return [job.latents * 1.25 + job.step for job in jobs]
 
-    def advance(self, job: ToyJob, output: torch.Tensor) -> None:
-        job.latents = output
-        job.step += 1
-        if job.name in self.diverging and job.step == 2:
-            raise NumericalError("latents", job.step)
+    def advance(
+        self, jobs: Sequence[ToyJob], outputs: Sequence[torch.Tensor]
+    ) -> list[Exception | None]:
+        if stuck := self.stuck.intersection(job.name for job in jobs):
+            raise RuntimeError(f"no step for {sorted(stuck)}")
+        errors: list[Exception | None] = []
+        for job, output in zip(jobs, outputs, strict=True):
+            job.latents = output
+            job.step += 1
+            diverges = job.name in self.diverging and job.step == 2
+            errors.append(NumericalError("latents", job.step) if diverges else None)
+        return errors
 
     def finish(self, job: ToyJob) -> Sample:
         assert job.step == job.num_steps
