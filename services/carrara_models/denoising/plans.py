@@ -23,14 +23,25 @@ from diffusers import (
     EulerDiscreteScheduler,
 )
 
-# x_t, the network's guided output, x_0 as it was predicted one step before (None where the rule has
-# no use for it) and the coefficients; gives x_{t-1} and the prediction of x_0 where one is kept.
-# All [rows, ...] but the coefficients, which are [k, rows, 1, ...].
-Rule = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor],
-    tuple[torch.Tensor, torch.Tensor | None],
-]
 MAX_PLANS = 256
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a step computes; equal ones run together.
+
+    Attributes:
+        step: Takes x_t, the network's guided output, x_0 as predicted in the step before, and the
+            coefficients; gives x_{t-1} and the prediction of x_0 where it is kept. All [J, ...] but
+            the coefficients, which are [k, J, 1, ...].
+        looks_back: Whether it takes what the step before has predicted; else it is given None.
+    """
+
+    step: Callable[
+        [torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor],
+        tuple[torch.Tensor, torch.Tensor | None],
+    ]
+    looks_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class StepPlan:
     """How the jobs of one scheduler, with one list of timesteps, go from step to step.
 
     Attributes:
-        rules: One for each step; equal ones may run together.
+        rules: One for each step.
         coefficients: For each step, float32 [k].
         input_divisors: What x_t is divided by before the network sees it, float32 [num_steps]; None
             where it is seen as it is.
@@ -161,7 +172,7 @@ def _dpm(scheduler: DPMSolverMultistepScheduler) -> StepPlan | None:
 def _ddim_rule(prediction_type: str, clip: float | None) -> Rule:
     """Eq. 12, Song et al. 2021."""
 
-    def rule(
+    def step(
         x: torch.Tensor, output: torch.Tensor, _: torch.Tensor | None, c: torch.Tensor
     ) -> tuple[torch.Tensor, None]:
         alpha, beta, alpha_before, direction = c
@@ -175,14 +186,14 @@ def _ddim_rule(prediction_type: str, clip: float | None) -> Rule:
             original = original.clamp(-clip, clip)
         return alpha_before * original + direction * epsilon, None
 
-    return rule
+    return Rule(step)
 
 
 @lru_cache
 def _euler_rule(prediction_type: str) -> Rule:
     """Alg. 2, Karras et al. 2022, without churn."""
 
-    def rule(
+    def step(
         x: torch.Tensor, output: torch.Tensor, _: torch.Tensor | None, c: torch.Tensor
     ) -> tuple[torch.Tensor, None]:
         sigma, difference, out, skip = c
@@ -194,14 +205,14 @@ def _euler_rule(prediction_type: str) -> Rule:
             original = output * out + x / skip
         return x + (x - original) / sigma * difference, None
 
-    return rule
+    return Rule(step)
 
 
 @lru_cache
 def _dpm_rule(prediction_type: str, *, order: int) -> Rule:
     """Alg. 2, Lu et al. 2022 (DPM-Solver++)."""
 
-    def rule(
+    def step(
         x: torch.Tensor, output: torch.Tensor, before: torch.Tensor | None, c: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         alpha, sigma, kept, taken, *further = c
@@ -220,7 +231,7 @@ def _dpm_rule(prediction_type: str, *, order: int) -> Rule:
             moved = moved - half * (inverse_ratio * (original - before))
         return moved, original
 
-    return rule
+    return Rule(step, looks_back=order == 2)
 
 
 _MAKERS: dict[type, Callable[[Any], StepPlan | None]] = {

@@ -66,10 +66,9 @@ def advance_together(
         members = [jobs[index] for index in indices]
         x = torch.stack([job.latents for job in members])  # [J, n, ...]
         output = torch.stack([outputs[index] for index in indices])
-        kept = [job.original for job in members]
-        before = None if kept[0] is None else torch.stack(kept)
+        before = torch.stack([job.original for job in members]) if rule.looks_back else None
         numbers = torch.stack([job.plan.coefficients[job.step] for job in members], dim=1)  # [k, J]
-        x, original = rule(x, output, before, _column(numbers, x))
+        x, original = rule.step(x, output, before, _column(numbers, x))
         originals = [None] * len(members) if original is None else original.unbind()
         for job, latents, own in zip(members, x.unbind(), originals, strict=True):
             job.latents, job.original = latents, own

@@ -70,11 +70,18 @@ def schedulers(draw: st.DrawFn) -> tuple[str, dict[str, Any], int]:
     return name, options, draw(st.integers(1, 40))
 
 
-@settings(max_examples=60, deadline=None)
+@st.composite
+def companies(draw: st.DrawFn) -> list[tuple[str, dict[str, Any], int]]:
+    """Jobs of which some are of one kind."""
+    kinds = draw(st.lists(schedulers(), min_size=1, max_size=2))
+    return draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=5))
+
+
+@settings(max_examples=80, deadline=None)
 @given(
-    kinds=st.lists(schedulers(), min_size=1, max_size=5),
+    kinds=companies(),
     scales=st.lists(st.sampled_from([None, 1.5, 7.5]), min_size=5, max_size=5),
-    late=st.lists(st.integers(0, 3), min_size=5, max_size=5),
+    late=st.lists(st.integers(0, 6), min_size=5, max_size=5),
     seed=st.integers(0, 2**31),
 )
 def test_jobs_in_company_take_the_steps_of_their_schedulers(kinds, scales, late, seed) -> None:
@@ -117,6 +124,21 @@ def test_jobs_in_company_take_the_steps_of_their_schedulers(kinds, scales, late,
         for index in present:
             assert torch.equal(jobs[index].latents, expected[index]), kinds[index]
         turn += 1
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_a_job_may_begin_as_another_ends(name: str) -> None:
+    def output(step: int) -> torch.Tensor:
+        return torch.full((1, 1, 2, 2), 0.1 * step)
+
+    alone, early, late = (job_of(build(name, {}, 3), torch.ones(1, 1, 2, 2)) for _ in range(3))
+    for step in range(3):
+        assert advance_together([alone], [output(step)]) == [None]
+    for members in ([early], [early], [early, late], [late], [late]):
+        outputs = [output(job.step) for job in members]
+        assert not any(advance_together(members, outputs))
+    assert torch.equal(early.latents, alone.latents)
+    assert torch.equal(late.latents, alone.latents)
 
 
 @pytest.mark.parametrize(
