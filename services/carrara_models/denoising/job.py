@@ -49,13 +49,12 @@ class DenoisingJob:
     resize_to: tuple[int, int] | None = None
     picture: torch.Tensor | None = None
     step: int = 0
-    plan: StepPlan | None = field(init=False)
+    plan: StepPlan | None = field(init=False, default=None)
     original: torch.Tensor | None = field(init=False, default=None)
     _known_options: frozenset[str] = field(init=False)
     _timesteps: Sequence[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.plan = None
         if self.latents.dtype == torch.float32 and not self.eta:
             self.plan = plan_for(self.scheduler)
         self._known_options = _step_parameters(type(self.scheduler))

@@ -23,7 +23,6 @@ from carrara_models.denoising.fitting import (
     guidance_of,
     guided_rows,
 )
-from carrara_models.denoising.guidance import guided_with_variance
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
@@ -35,7 +34,7 @@ from carrara_models.denoising.settings import (
     settings_arguments,
     settle,
 )
-from carrara_models.denoising.together import advance_together, without_variance
+from carrara_models.denoising.together import advance_together, guided_with_variance_each
 from carrara_models.denoising.unet_config import (
     check_unet_inputs,
     prompt_embeds_width,
@@ -136,11 +135,7 @@ class PixelUNet(Described):
 
         Schedulers that take a variance are given the network's.
         """
-        guided = [
-            guided_with_variance(output, job.guidance_scale, channels=CHANNELS)
-            for job, output in zip(jobs, outputs, strict=True)
-        ]
-        return advance_together(jobs, without_variance(jobs, guided, channels=CHANNELS))
+        return advance_together(jobs, guided_with_variance_each(jobs, outputs))
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the pixels [1, 3, H, W] as they are, with the random state after the last draw."""

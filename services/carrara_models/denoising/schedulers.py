@@ -21,6 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import diffusers
@@ -196,8 +197,15 @@ def takes_variance(scheduler: Any) -> bool:
     diffusers' pipelines ask the config alone, which keeps the entry for classes that know no
     variance, such as DDIM's; their step would then fail over the channels.
     """
-    knows = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
-    return knows and scheduler.config.variance_type in ("learned", "learned_range")
+    return _knows_variance(type(scheduler)) and scheduler.config.variance_type in (
+        "learned",
+        "learned_range",
+    )
+
+
+@cache
+def _knows_variance(scheduler: type) -> bool:
+    return "variance_type" in inspect.signature(scheduler.__init__).parameters  # type: ignore[misc]
 
 
 def _as_the_pipeline_mends_it(config: Mapping[str, Any]) -> FrozenDict:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from carrara_models.denoising.guidance import guided
+from carrara_models.denoising.guidance import guided, guided_with_variance
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.schedulers import takes_variance
 from carrara_models.errors import NumericalError
@@ -36,6 +36,22 @@ def guided_together(
         combined = negative + _column(scales, both) * (positive - negative)
         for index, row in zip(plain, combined, strict=True):
             results[index] = row
+    return results
+
+
+def guided_with_variance_each(
+    jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Guides outputs of noise and variance, [rows, C + V, ...]; C is what the latents have.
+
+    Returns:
+        For each job what its scheduler takes: [n, C + V, ...], or [n, C, ...] without the variance.
+    """
+    results = []
+    for job, output in zip(jobs, outputs, strict=True):
+        channels = job.latents.shape[1]
+        both = guided_with_variance(output, job.guidance_scale, channels=channels)
+        results.append(both if takes_variance(job.scheduler) else both[:, :channels])
     return results
 
 
@@ -78,6 +94,7 @@ def advance_together(
         rows = torch.cat([jobs[index].latents for index in stepped])
         finite = iter(torch.isfinite(rows).flatten(1).all(dim=1).tolist())
         for index in stepped:
+            # As a list: `all` would stop in the midst of a job's rows.
             if not all(list(islice(finite, len(jobs[index].latents)))):
                 errors[index] = NumericalError("latents", jobs[index].step)
     return errors
@@ -86,13 +103,3 @@ def advance_together(
 def _column(numbers: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """[..., J] numbers as [..., J, 1, ...], one for each of the rows [J, ...]."""
     return numbers.reshape(*numbers.shape, *[1] * (rows.ndim - 1))
-
-
-def without_variance(
-    jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor], *, channels: int
-) -> list[torch.Tensor]:
-    """Outputs [n, C + V, ...] as the jobs' schedulers want them: with a variance or without."""
-    return [
-        output if takes_variance(job.scheduler) else output[:, :channels]
-        for job, output in zip(jobs, outputs, strict=True)
-    ]

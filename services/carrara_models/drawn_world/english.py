@@ -147,8 +147,8 @@ def english_words() -> tuple[str, ...]:
     return tuple(sorted({word for phrase in phrases for word in phrase.split()} | set(_GLUE)))
 
 
-# With its article, which would tell an orange and a shape that begins with a vowel.
 _SHAPE = re.compile(rf" \b(?:{any_of(SHAPE_WORDS)})\b")
+# With its article, which would tell an orange and a shape that begins with a vowel.
 _COLOUR = re.compile(rf"\b(?:(a)n )?\b(?:{any_of(COLOUR_WORDS, BACKGROUND_WORDS)})\b ?")
 
 _GLUE = ("a", "an", "on", "background", ",", "and", "with", "them", "both", "are", "one", "the")

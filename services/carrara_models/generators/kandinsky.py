@@ -17,7 +17,6 @@ from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import Contract, Kind, Port, TensorSpec
 from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.fitting import agreed_size_factor, sample_tensors
-from carrara_models.denoising.guidance import guided_with_variance
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
@@ -27,7 +26,7 @@ from carrara_models.denoising.settings import (
     settings_arguments,
     settle,
 )
-from carrara_models.denoising.together import advance_together, without_variance
+from carrara_models.denoising.together import advance_together, guided_with_variance_each
 from carrara_models.denoising.unet_config import check_unet_inputs
 from carrara_models.describing import described
 from carrara_models.errors import BadFieldError, ContractError
@@ -125,12 +124,7 @@ class KandinskyGenerator(Described):
         self, jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
     ) -> list[Exception | None]:
         """Takes jobs one step on; gives what went wrong with each, in order."""
-        channels = self.unet.config.in_channels
-        guided = [
-            guided_with_variance(output, job.guidance_scale, channels=channels)
-            for job, output in zip(jobs, outputs, strict=True)
-        ]
-        return advance_together(jobs, without_variance(jobs, guided, channels=channels))
+        return advance_together(jobs, guided_with_variance_each(jobs, outputs))
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the latents [1, C, h, w], with the random state after the last draw."""

@@ -21,7 +21,6 @@ from carrara_models.denoising.fitting import (
     guidance_of,
     sample_tensors,
 )
-from carrara_models.denoising.guidance import guided_with_variance
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import (
@@ -36,7 +35,7 @@ from carrara_models.denoising.settings import (
     settings_arguments,
     settle,
 )
-from carrara_models.denoising.together import advance_together
+from carrara_models.denoising.together import advance_together, guided_with_variance_each
 from carrara_models.denoising.unet_config import check_unet_inputs
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError, ContractError
@@ -116,11 +115,7 @@ class UnclipGenerator(Described):
         self, jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
     ) -> list[Exception | None]:
         """Takes jobs one step on; gives what went wrong with each, in order."""
-        guided = [
-            guided_with_variance(output, job.guidance_scale, channels=CHANNELS)
-            for job, output in zip(jobs, outputs, strict=True)
-        ]
-        return advance_together(jobs, guided)
+        return advance_together(jobs, guided_with_variance_each(jobs, outputs))
 
     def finish(self, job: DenoisingJob) -> Sample:
         """Gives the pixels [1, 3, H, W], clamped to [-1, 1] as the pipeline does."""

@@ -154,23 +154,22 @@ class DenoisingLoop:
     def _after_step(self, row: _Row, error: Exception | None) -> None:
         """Tells how a job's step went, and lets it go if it was its last."""
         job, ticket = row.job, row.ticket
+        sample = None
+        if error is None and job.step >= job.num_steps:
+            began = time.perf_counter()
+            try:
+                sample = self._denoiser.finish(job)
+            except Exception as failed:
+                error = failed
+            ticket.compute_seconds += time.perf_counter() - began
         if error is not None:
             self._drop(row, error)
             return
-        if job.step < job.num_steps:
-            ticket.tell(Progress(job.step, job.num_steps))
-            return
-        began = time.perf_counter()
-        try:
-            sample = self._denoiser.finish(job)
-        except Exception as failed:
-            self._drop(row, failed)
-            return
-        ticket.compute_seconds += time.perf_counter() - began
         ticket.tell(Progress(job.step, job.num_steps))
-        self._active.remove(row)
-        usage = ticket.usage(steps=job.num_steps, rows=row.rows)
-        self.line.leave(ticket, Finished(sample, usage))
+        if sample is not None:
+            self._active.remove(row)
+            usage = ticket.usage(steps=job.num_steps, rows=row.rows)
+            self.line.leave(ticket, Finished(sample, usage))
 
     def _drop(self, row: _Row, error: Exception) -> None:
         self._active.remove(row)
