@@ -4,6 +4,7 @@ It knows no pixels and no words beyond the attribute names.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,6 +126,7 @@ def sample_scene(
     split: Split = "train",
     object_count: int | None = None,
     max_objects: int = 2,
+    even_colours: bool = False,
 ) -> Scene:
     """Samples a scene whose pairs of shape and colour all belong to `split`.
 
@@ -136,12 +138,14 @@ def sample_scene(
         object_count: How many objects stand in the scene, 1 to 3; drawn when None.
         max_objects: The largest number that is drawn: with 2, two objects stand in 2 of 3 scenes;
             with 3, each number in 1 of 3.
+        even_colours: Makes each colour as likely as any other. Otherwise each pair is, and a colour
+            that is held out with three shapes is rarer in training than the others.
     """
     if object_count is None:
         object_count = _draw_count(rng, max_objects)
     background = str(rng.choice(tuple(BACKGROUNDS)))
     pairs = PAIRS[split]
-    first = pairs[rng.integers(len(pairs))]
+    first = _draw_pair(rng, pairs, even_colours)
     if object_count == 1:
         size, radius = _sample_size(rng)
         place = str(rng.choice(tuple(PLACES)))
@@ -152,7 +156,7 @@ def sample_scene(
         return Scene(background, (Object(*first, size, x, y, radius),), place=place)
 
     others = [pair for pair in pairs if pair[1] != first[1]]
-    second = others[rng.integers(len(others))]
+    second = _draw_pair(rng, others, even_colours)
     relation = str(rng.choice(("left of", "above")))
     (size_1, radius_1), (size_2, radius_2) = _sample_size(rng), _sample_size(rng)
     along_1, along_2 = _spread(rng, radius_1, radius_2)
@@ -168,7 +172,7 @@ def sample_scene(
         )
 
     others = [pair for pair in others if pair[1] != second[1]]
-    third = others[rng.integers(len(others))]
+    third = _draw_pair(rng, others, even_colours)
     third_relation = str(rng.choice(ACROSS_RELATIONS[relation]))
     size_3, radius_3 = _sample_size(rng)
     # Across the axis the pair shares one band, as wide as the larger of the two.
@@ -200,6 +204,16 @@ def _draw_count(rng: np.random.Generator, max_objects: int) -> int:
     if max_objects == MAX_OBJECTS:
         return int(rng.integers(1, MAX_OBJECTS + 1))
     raise ValueError(f"max_objects is {max_objects}; it is 1 to {MAX_OBJECTS}")
+
+
+def _draw_pair(
+    rng: np.random.Generator, pairs: Sequence[tuple[str, str]], even_colours: bool
+) -> tuple[str, str]:
+    if even_colours:
+        colours = sorted({colour for _, colour in pairs})
+        drawn = colours[rng.integers(len(colours))]
+        pairs = [pair for pair in pairs if pair[1] == drawn]
+    return pairs[rng.integers(len(pairs))]
 
 
 def _spread(rng: np.random.Generator, radius_1: float, radius_2: float) -> tuple[float, float]:

@@ -1,3 +1,4 @@
+from collections import Counter
 from itertools import combinations
 
 import numpy as np
@@ -127,3 +128,20 @@ def test_colours_are_well_apart():
     for table, least in ((COLOURS, 80), (BACKGROUNDS | COLOURS, 60)):
         for one, other in combinations(table.values(), 2):
             assert np.linalg.norm(np.subtract(one, other)) >= least
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_colours_may_be_made_even(split):
+    rng = np.random.default_rng(4)
+    scenes = [
+        sample_scene(rng, split=split, object_count=count, even_colours=True)
+        for count in (1, 2, 3)
+        for _ in range(700)
+    ]
+    for scene in scenes:
+        assert len({thing.colour for thing in scene.objects}) == len(scene.objects)
+        assert {(thing.shape, thing.colour) for thing in scene.objects} <= set(PAIRS[split])
+    counts = Counter(thing.colour for scene in scenes for thing in scene.objects)
+    assert counts.keys() == {colour for _, colour in PAIRS[split]}
+    mean = counts.total() / len(counts)
+    assert all(0.88 * mean < count < 1.12 * mean for count in counts.values())

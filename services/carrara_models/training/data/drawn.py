@@ -25,6 +25,7 @@ class DrawnWorld:
         width: int,
         seed: int,
         max_objects: int = 2,
+        even_colours: bool = False,
         languages: Sequence[Language] = ("en",),
         omit: float = 0.0,
         strokes: float = 0.0,
@@ -38,6 +39,7 @@ class DrawnWorld:
             width: Of the pictures, in pixels.
             seed: Of scenes and wordings.
             max_objects: The largest number of objects in a scene.
+            even_colours: Makes each colour as frequent as any other.
             languages: Of captions; each is in one of them, each as likely as any other.
             omit: How often a caption leaves out one thing.
             strokes: Share of the pictures that show strokes, in every colour, and no scene; their
@@ -47,7 +49,8 @@ class DrawnWorld:
             split: "heldout" gives scenes of held-out pairs and nothing else.
         """
         self._height, self._width, self._seed = height, width, seed
-        self._max_objects, self._languages = max_objects, tuple(languages)
+        self._max_objects, self._even_colours = max_objects, even_colours
+        self._languages = tuple(languages)
         self._omit, self._strokes, self._blobs, self._split = omit, strokes, blobs, split
 
     def examples(self, positions: Sequence[int]) -> Examples:
@@ -79,6 +82,11 @@ class DrawnWorld:
         return [self._scene(rng_of(self._seed, Draw.EXAMPLE, position)) for position in positions]
 
     def _scene(self, rng: np.random.Generator) -> tuple[Scene, str]:
-        scene = sample_scene(rng, split=self._split, max_objects=self._max_objects)
+        scene = sample_scene(
+            rng,
+            split=self._split,
+            max_objects=self._max_objects,
+            even_colours=self._even_colours,
+        )
         language = self._languages[rng.integers(len(self._languages))]
         return scene, write_caption(scene, rng, language=language, omit=self._omit)

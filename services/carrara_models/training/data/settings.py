@@ -20,7 +20,9 @@ PICTURES = frozenset(
 )
 # The settings that mean something to each kind of data set.
 KINDS = {
-    DRAWN_WORLD: frozenset({"max_objects", "languages", "omit", "strokes", "blobs"}),
+    DRAWN_WORLD: frozenset(
+        {"max_objects", "even_colours", "languages", "omit", "strokes", "blobs"}
+    ),
     "folder": PICTURES,
     "shards": PICTURES | {"shuffle_window"},
     "dataset": PICTURES | {"split", "picture_column"},
@@ -48,6 +50,8 @@ class DataSettings:
     picture_column: str = "image"
     max_objects: int = 2
     """The largest number of objects in a scene of the drawn world."""
+    even_colours: bool = False
+    """Makes each colour of the drawn world as frequent as any other, not each pair."""
     languages: tuple[Language, ...] = ("en",)
     """Of the drawn world's captions; each is in one of them."""
     omit: float = 0.0
@@ -77,6 +81,7 @@ def open_drawn_world(
         width=width,
         seed=seed,
         max_objects=settings.max_objects,
+        even_colours=settings.even_colours,
         languages=settings.languages,
         omit=settings.omit,
         strokes=settings.strokes,
@@ -88,7 +93,7 @@ def open_drawn_world(
 def open_measured(settings: DataSettings, *, height: int, width: int) -> Source:
     """What a run measures itself on: held-out scenes of the drawn world, else the data again."""
     if settings.is_drawn:
-        whole = replace(settings, omit=0.0, strokes=0.0, blobs=0.0)
+        whole = replace(settings, even_colours=False, omit=0.0, strokes=0.0, blobs=0.0)
         return open_drawn_world(whole, height=height, width=width, seed=1, split="heldout")
     return open_source(settings, height=height, width=width, seed=1)
 
