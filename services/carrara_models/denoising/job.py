@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from carrara_models.denoising.plans import StepPlan, plan_for
+from carrara_models.denoising.plans.makers import plan_for
+from carrara_models.denoising.plans.plan import History, PlannedStep, StepPlan
 from carrara_models.parts import Sample
 
 
@@ -34,7 +35,7 @@ class DenoisingJob:
         picture: Low-resolution picture, noised, whose channels the network sees beside x_t,
             [n, 3, h, w]; None of a job that starts from noise alone.
         plan: Its steps, where many jobs can take them at once; None where its scheduler takes each.
-        original: x_0 [n, ...] as the step before has predicted it, where the plan has use for it.
+        history: What the steps before have left for those to come, [n, ...] each, by the plan.
     """
 
     latents: torch.Tensor
@@ -50,7 +51,7 @@ class DenoisingJob:
     picture: torch.Tensor | None = None
     step: int = 0
     plan: StepPlan | None = field(init=False, default=None)
-    original: torch.Tensor | None = field(init=False, default=None)
+    history: History = field(init=False, default=())
     _known_options: frozenset[str] = field(init=False)
     _timesteps: Sequence[float] = field(init=False)
 
@@ -107,8 +108,14 @@ class DenoisingJob:
         """What the scheduler makes of an input of the network at this timestep."""
         if self.plan is None:
             return self.scheduler.scale_model_input(x, self.timestep)
-        divisors = self.plan.input_divisors
-        return x if divisors is None else x / divisors[self.step]
+        divisor = self.planned.input_divisor
+        return x if divisor is None else x / divisor
+
+    @property
+    def planned(self) -> PlannedStep:
+        """The step that comes next, of a job with a plan."""
+        assert self.plan is not None
+        return self.plan[self.step]
 
     def advance_by_scheduler(self, output: torch.Tensor) -> None:
         """Takes the network's output, guided where it has two halves, [n, ...], one step on."""

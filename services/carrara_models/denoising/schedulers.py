@@ -18,13 +18,16 @@ a class without a name here, the class's name is its name. Flow matching has sam
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.configuration_utils import FrozenDict
 
@@ -67,6 +70,9 @@ FLOW_SCHEDULERS: Mapping[str, tuple[str, Overrides]] = {
 
 _ALL = {**SCHEDULERS, **FLOW_SCHEDULERS}
 
+# How many schedulers are kept to be copied, by their settings.
+MAX_PROTOTYPES = 64
+
 # unCLIP's scheduler spreads its steps from the last timestep to the first, and so needs both.
 UNCLIP_MIN_STEPS = 2
 
@@ -86,6 +92,9 @@ class Samplers:
     default: str
     others: tuple[str, ...] = tuple(SCHEDULERS)
     in_pixels: bool = False
+    _prototypes: OrderedDict[tuple[Any, ...], Any] = field(
+        init=False, default_factory=OrderedDict, repr=False, compare=False
+    )
 
     @property
     def own_name(self) -> str:
@@ -115,6 +124,23 @@ class Samplers:
             BadFieldError: The name is unknown, or this scheduler cannot take so many steps.
         """
         name = self.default if name is None else name
+        # diffusers reads a signature for each field of a config, which takes milliseconds.
+        options = ((option, _hashable(timestep_options[option])) for option in timestep_options)
+        key = (name, num_inference_steps, device, *options)
+        if key not in self._prototypes:
+            self._prototypes[key] = self._made(name, num_inference_steps, device, timestep_options)
+            while len(self._prototypes) > MAX_PROTOTYPES:
+                self._prototypes.popitem(last=False)
+        self._prototypes.move_to_end(key)
+        return _copied(self._prototypes[key])
+
+    def _made(
+        self,
+        name: str,
+        num_inference_steps: int,
+        device: torch.device,
+        timestep_options: Mapping[str, Any],
+    ) -> Any:
         if name == self.own_name:
             scheduler = type(self.own).from_config(self.own.config)
         elif name in self.others:
@@ -216,6 +242,19 @@ def _as_the_pipeline_mends_it(config: Mapping[str, Any]) -> FrozenDict:
     if mended.get("clip_sample", False) is True:
         mended["clip_sample"] = False
     return FrozenDict(mended)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value.tolist()) if isinstance(value, np.ndarray | torch.Tensor) else value
+
+
+def _copied(scheduler: Any) -> Any:
+    """One that steps for itself: schedulers write into their lists, and into no tensor."""
+    twin = copy.copy(scheduler)
+    for name, value in vars(scheduler).items():
+        if isinstance(value, list):
+            setattr(twin, name, list(value))
+    return twin
 
 
 def _own_name(own: Any) -> str:

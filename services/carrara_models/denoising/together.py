@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import islice
-from typing import Any
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
 from carrara_models.denoising.guidance import guided, guided_with_variance
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.plans.plan import Rule
 from carrara_models.denoising.schedulers import takes_variance
 from carrara_models.errors import NumericalError
 
@@ -23,7 +24,7 @@ def guided_together(
     for index, (job, output) in enumerate(zip(jobs, outputs, strict=True)):
         if job.guidance_scale is None:
             continue
-        if job.guidance_rescale or len(output) != 2 or output.dtype != torch.float32:
+        if job.guidance_rescale or output.shape[0] != 2 or output.dtype != torch.float32:
             results[index] = guided(
                 output, job.guidance_scale, guidance_rescale=job.guidance_rescale
             )
@@ -68,36 +69,60 @@ def advance_together(
         For each job, in order, what went wrong with it, and with no other.
     """
     errors: list[Exception | None] = [None] * len(jobs)
-    groups: dict[tuple[Any, ...], list[int]] = {}
+    groups: dict[tuple[Rule, torch.Size], list[int]] = {}
     for index, (job, output) in enumerate(zip(jobs, outputs, strict=True)):
         if job.plan is None or output.dtype != torch.float32:
             try:
                 job.advance_by_scheduler(output)
             except Exception as error:
                 errors[index] = error
+            else:
+                if not _are_finite(job.latents):
+                    errors[index] = NumericalError("latents", job.step)
         else:
-            key = (job.plan.rules[job.step], job.latents.shape)
+            key = (job.planned.rule, job.latents.shape)
             groups.setdefault(key, []).append(index)
     for (rule, _), indices in groups.items():
         members = [jobs[index] for index in indices]
-        x = torch.stack([job.latents for job in members])  # [J, n, ...]
-        output = torch.stack([outputs[index] for index in indices])
-        before = torch.stack([job.original for job in members]) if rule.looks_back else None
-        numbers = torch.stack([job.plan.coefficients[job.step] for job in members], dim=1)  # [k, J]
-        x, original = rule.step(x, output, before, _column(numbers, x))
-        originals = [None] * len(members) if original is None else original.unbind()
-        for job, latents, own in zip(members, x.unbind(), originals, strict=True):
-            job.latents, job.original = latents, own
-            job.step += 1
-    stepped = [index for index, error in enumerate(errors) if error is None]
-    if stepped:
-        rows = torch.cat([jobs[index].latents for index in stepped])
-        finite = iter(torch.isfinite(rows).flatten(1).all(dim=1).tolist())
-        for index in stepped:
-            # As a list: `all` would stop in the midst of a job's rows.
-            if not all(list(islice(finite, len(jobs[index].latents)))):
-                errors[index] = NumericalError("latents", jobs[index].step)
+        x = _step_together(rule, members, [outputs[index] for index in indices])
+        if not _are_finite(x):
+            for index in indices:
+                if not _are_finite(jobs[index].latents):
+                    errors[index] = NumericalError("latents", jobs[index].step)
     return errors
+
+
+def _step_together(
+    rule: Rule, jobs: Sequence[DenoisingJob], outputs: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Steps jobs of one rule and shape; gives the latents of all, [J, n, ...]."""
+    x = torch.stack([job.latents for job in jobs])  # [J, n, ...]
+    history = tuple(
+        torch.stack([job.history[index] for job in jobs]) for index in range(rule.looks_back)
+    )
+    noise = None
+    if rule.draws:
+        noise = torch.stack([_noise(job) for job in jobs])
+    coefficients = torch.stack([job.planned.coefficients for job in jobs], dim=1)  # [k, J]
+    x, history = rule.step(x, torch.stack(list(outputs)), history, noise, _column(coefficients, x))
+    kept = [tensor.unbind() for tensor in history]
+    for index, (job, latents) in enumerate(zip(jobs, x.unbind(), strict=True)):
+        job.latents, job.history = latents, tuple(tensor[index] for tensor in kept)
+        job.step += 1
+    return x
+
+
+def _are_finite(x: torch.Tensor) -> bool:
+    # A sum is much faster, and finite only where all that is summed is.
+    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+
+
+def _noise(job: DenoisingJob) -> torch.Tensor:
+    """What the job's scheduler would draw."""
+    latents = job.latents
+    return randn_tensor(
+        latents.shape, generator=job.torch_generator, device=latents.device, dtype=latents.dtype
+    )
 
 
 def _column(numbers: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -122,6 +123,29 @@ def test_every_name_makes_a_new_scheduler_of_its_class(sd2: Path) -> None:
         assert first is not second
         assert first.config.prediction_type == "v_prediction"
         assert first.config.beta_schedule == "scaled_linear"
+
+
+@pytest.mark.parametrize("class_name", sorted({known for known, _ in SCHEDULERS.values()}))
+def test_what_one_scheduler_has_stepped_no_other_has(sd2: Path, class_name: str) -> None:
+    known = samplers(sd2, _class_name=class_name)
+    one, late, *others = (known.new(None, num_inference_steps=5, device=CPU) for _ in range(4))
+    noise = torch.randn(1, 4, 4, 4)
+
+    def steps(scheduler: Any) -> list[torch.Tensor]:
+        x, seen = noise, []
+        draws = "generator" in inspect.signature(scheduler.step).parameters
+        options = {"generator": torch.Generator().manual_seed(0)} if draws else {}
+        for timestep in scheduler.timesteps:
+            given = scheduler.scale_model_input(x, timestep)
+            x = scheduler.step(0.5 * given, timestep, x, **options).prev_sample
+            seen.append(x)
+        return seen
+
+    alone = type(known.own).from_config(known.own.config)
+    alone.set_timesteps(5)
+    expected = steps(alone)
+    for scheduler in (one, late, known.new(None, num_inference_steps=5, device=CPU), *others):
+        assert all(map(torch.equal, steps(scheduler), expected))
 
 
 def test_karras_sigmas_are_those_of_the_name_alone(sd1: Path) -> None:

@@ -1,0 +1,57 @@
+"""Finds a scheduler's plan."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import diffusers
+
+from carrara_models.denoising.plans.by_alphas import ddim, ddpm, pndm
+from carrara_models.denoising.plans.by_sigmas import euler, euler_ancestral, heun, lms
+from carrara_models.denoising.plans.dpm_solver import dpm_solver
+from carrara_models.denoising.plans.flow import flow_euler, flow_heun
+from carrara_models.denoising.plans.plan import StepPlan
+from carrara_models.denoising.plans.uni_pc import uni_pc
+
+MAX_PLANS = 256
+MAKERS: Mapping[type, Callable[[Any], StepPlan | None]] = {
+    diffusers.DDIMScheduler: ddim,
+    diffusers.DDPMScheduler: ddpm,
+    diffusers.PNDMScheduler: pndm,
+    diffusers.EulerDiscreteScheduler: euler,
+    diffusers.EulerAncestralDiscreteScheduler: euler_ancestral,
+    diffusers.HeunDiscreteScheduler: heun,
+    diffusers.LMSDiscreteScheduler: lms,
+    diffusers.DPMSolverMultistepScheduler: dpm_solver,
+    diffusers.UniPCMultistepScheduler: uni_pc,
+    diffusers.FlowMatchEulerDiscreteScheduler: flow_euler,
+    diffusers.FlowMatchHeunDiscreteScheduler: flow_heun,
+}
+
+_plans: OrderedDict[tuple[Any, ...], StepPlan | None] = OrderedDict()
+
+
+def plan_for(scheduler: Any) -> StepPlan | None:
+    """The plan of a scheduler whose timesteps are set; None where it steps by itself.
+
+    Jobs whose schedulers are set alike share one.
+    """
+    maker = MAKERS.get(type(scheduler))
+    timesteps = scheduler.timesteps.tolist()
+    # A scheduler looks its first step up by the timestep, and takes the second of two equal ones.
+    if maker is None or timesteps.count(timesteps[0]) > 1:
+        return None
+    key = (
+        type(scheduler),
+        repr(sorted(scheduler.config.items())),
+        scheduler.timesteps.device,
+        *timesteps,
+    )
+    if key not in _plans:
+        _plans[key] = maker(scheduler)
+        while len(_plans) > MAX_PLANS:
+            _plans.popitem(last=False)
+    _plans.move_to_end(key)
+    return _plans[key]
