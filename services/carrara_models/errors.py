@@ -25,6 +25,18 @@ class ContractError(Exception):
     """Two parts that do not fit together; the message names both sides."""
 
 
+class JobStateError(ValueError):
+    """A state that a job cannot go on from; starting it again helps.
+
+    Attributes:
+        field: What of the state.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
 class NumericalError(ArithmeticError):
     """NaN or infinity in a tensor.
 

@@ -162,6 +162,23 @@ class DenoisingRequest:
     use_resolution_binning: bool | None = None
 
 
+@dataclass(frozen=True)
+class JobState:
+    """What a running job has beyond its request.
+
+    Attributes:
+        step: Network calls done.
+        tensors: `latents`, and what the steps before have left for those to come: `history.0` and
+            so on, or `scheduler.NAME`, with `.0` and so on where it is a list; numbers have no
+            dimension.
+        random_state: CPU state of its torch generator, uint8 [5056].
+    """
+
+    step: int
+    tensors: Mapping[str, torch.Tensor]
+    random_state: torch.Tensor
+
+
 class Job(Protocol):
     """One image under way. Everything that it changes from step to step is its own."""
 
@@ -180,6 +197,16 @@ class Job(Protocol):
     @property
     def group(self) -> tuple[object, ...]:
         """Jobs of equal group may share a network call."""
+
+    def state(self) -> JobState | None:
+        """Where it is; None if nobody could go on from there."""
+
+    def resume(self, state: JobState) -> None:
+        """Goes, having just started, to where a job of an equal request was.
+
+        Raises:
+            JobStateError: The state is of no such job.
+        """
 
 
 class Part(Protocol):

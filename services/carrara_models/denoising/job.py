@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from carrara_models.denoising import portable
 from carrara_models.denoising.plans.makers import plan_for
 from carrara_models.denoising.plans.plan import History, PlannedStep, StepPlan
-from carrara_models.parts import Sample
+from carrara_models.parts import JobState, Sample
 
 
 @dataclass
@@ -139,6 +140,18 @@ class DenoisingJob:
             random_state=self.torch_generator.get_state(),
             resize_to=self.resize_to,
         )
+
+    def state(self) -> JobState | None:
+        """Where it is; None of a scheduler whose state is not known."""
+        return portable.state_of(self)
+
+    def resume(self, state: JobState) -> None:
+        """Goes, having just started, to where a job of an equal request was.
+
+        Raises:
+            JobStateError: The state is of no such job.
+        """
+        portable.resume(self, state)
 
     def _step_options(self) -> dict[str, Any]:
         """What `scheduler.step` takes of what pipelines pass it."""
