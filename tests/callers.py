@@ -41,6 +41,7 @@ class Painted:
     Attributes:
         sha256: Of the picture's RGB bytes; None if the request failed.
         attempts: Calls made, by role; empty if the request failed.
+        steps: Likewise.
         error: Type and message of what went wrong.
         started: As `time.time()`.
         ended: Likewise.
@@ -50,6 +51,7 @@ class Painted:
     prompt: str
     sha256: str | None
     attempts: dict[str, int]
+    steps: dict[str, int]
     error: str | None
     started: float
     ended: float
@@ -74,7 +76,7 @@ async def paint(
 ) -> Painted:
     """Makes one request; an error of the SDK is noted down, any other is raised."""
     started = time.time()
-    sha256, attempts, error = None, {}, None
+    sha256, attempts, steps_done, error = None, {}, {}, None
     try:
         result = await cascade.generate(
             prompt, seed=seed, num_inference_steps=steps, timeout_seconds=timeout_seconds
@@ -84,7 +86,8 @@ async def paint(
     else:
         sha256 = hashlib.sha256(result.images[0].image.tobytes()).hexdigest()
         attempts = {usage.role: usage.attempts for usage in result.usage}
-    return Painted(seed, prompt, sha256, attempts, error, started, time.time())
+        steps_done = {usage.role: usage.steps for usage in result.usage}
+    return Painted(seed, prompt, sha256, attempts, steps_done, error, started, time.time())
 
 
 async def run_callers(

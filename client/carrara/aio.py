@@ -393,6 +393,7 @@ def _job(
             else stage_pb2.OUTPUT_FORMAT_UINT8
         ),
         stage_fingerprint=step.stage.description.fingerprint,
+        resumable=step.stage.resumes_jobs,
     )
 
 

@@ -1,7 +1,8 @@
 """Calls to one stage: its replicas in turn, replay of what is safe, the caller's deadline.
 
 Replay is this file's alone, so that attempts can be counted and bounded; gRPC by itself repeats
-only calls that no stage has seen. It knows nothing of the chain that the stage stands in.
+only calls that no stage has seen. A job that a replica suspends goes on at another, which is no
+replay. It knows nothing of the chain that the stage stands in.
 """
 
 from __future__ import annotations
@@ -100,6 +101,10 @@ class _Replica:
     channel: grpc.aio.Channel
 
 
+class _GoOn(Exception):
+    """A call that another one follows at once, as nothing has failed."""
+
+
 class Stage:
     """One stage of a cascade, behind one or several addresses.
 
@@ -109,6 +114,8 @@ class Stage:
 
     Attributes:
         description: What the stage tells about itself; empty before `connect`.
+        resumes_jobs: Whether jobs may say that they are resumable: each replica can take them up,
+            and there may be another one.
     """
 
     def __init__(self, address: str, *, role: str) -> None:
@@ -134,6 +141,7 @@ class Stage:
         ]
         self._turn = itertools.count()
         self._budget = RetryBudget()
+        self.resumes_jobs = False
 
     def __str__(self) -> str:
         return f"{self.role} {self.address}"
@@ -188,17 +196,23 @@ class Stage:
             on_attempt: Called before each call to a replica, the first and each replay.
         """
         step: int | None = None
+        state: stage_pb2.JobState | None = None
 
         async def attempt(channel: grpc.aio.Channel, options: dict[str, Any]) -> stage_pb2.Result:
-            nonlocal step
-            step = None
+            nonlocal step, state
+            step = None if state is None else state.step
+            sent = job
+            if state is not None:
+                sent = stage_pb2.Job(resume=state)
+                sent.MergeFrom(job)
             if self.role == "generator":
                 generator = generator_pb2_grpc.GeneratorServiceStub(channel)  # type: ignore[no-untyped-call]
-                stream = generator.Generate(generator_pb2.GenerateRequest(job=job), **options)
+                stream = generator.Generate(generator_pb2.GenerateRequest(job=sent), **options)
             else:
                 decoder = decoder_pb2_grpc.DecoderServiceStub(channel)  # type: ignore[no-untyped-call]
-                stream = decoder.Decode(decoder_pb2.DecodeRequest(job=job), **options)
+                stream = decoder.Decode(decoder_pb2.DecodeRequest(job=sent), **options)
             result: stage_pb2.Result | None = None
+            suspended: stage_pb2.JobState | None = None
             try:
                 async for response in stream:
                     match response.event.WhichOneof("event"):
@@ -209,9 +223,19 @@ class Stage:
                             on_event(response.event)
                         case "queued" | "preview":
                             on_event(response.event)
+                        case "suspended":
+                            suspended = response.event.suspended
                         # None: an event of a newer stage, which is not for this client
+            except grpc.aio.AioRpcError as error:
+                if state is None or not _is_refused_state(error):
+                    raise
+                state = None  # this replica cannot go on from it: from the beginning
+                raise _GoOn from error
             finally:
                 stream.cancel()
+            if suspended is not None:
+                state = suspended
+                raise _GoOn
             if result is None:
                 raise InternalStageError(
                     f"{self}: the stage ended the job without a result",
@@ -255,6 +279,8 @@ class Stage:
         if not answers:
             raise failures[0]
         self.description = answers[0]
+        others = len(self._replicas) > 1 or self.address.startswith("dns:")
+        self.resumes_jobs = others and all(answer.resumable for answer in answers)
         for other in answers[1:]:
             if other.fingerprint != self.description.fingerprint:
                 raise ContractError(
@@ -315,7 +341,8 @@ class Stage:
         self._budget.deposit()
         asked: set[str] = set()
         backoff = FIRST_BACKOFF_SECONDS
-        for attempts_left in reversed(range(max(MAX_ATTEMPTS, len(self._replicas) + 1))):
+        attempts_left = max(MAX_ATTEMPTS, len(self._replicas) + 1)
+        while True:
             remaining = request.remaining_seconds
             if remaining <= 0:
                 raise DeadlineError(
@@ -334,10 +361,13 @@ class Stage:
             on_attempt()
             try:
                 return await attempt(replica.channel, options)
+            except _GoOn:
+                continue
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc_error(
                     error, role=self.role, address=replica.address, request_id=request.request_id
                 )
+                attempts_left -= 1
                 pause = backoff * random.uniform(0.8, 1.2)
                 if (
                     not attempts_left
@@ -345,7 +375,8 @@ class Stage:
                     or pause >= request.remaining_seconds
                 ):
                     raise failure from error
-                if not self._budget.withdraw():
+                # A replica that hands a job back is not failing, and soon asked no more.
+                if failure.reason != "DRAINING" and not self._budget.withdraw():
                     failure.args = (
                         f"{failure}; not tried again, "
                         "because too many calls to this stage are failing",
@@ -353,7 +384,6 @@ class Stage:
                     raise failure from error
             await asyncio.sleep(pause)
             backoff *= BACKOFF_FACTOR
-        raise AssertionError("the last attempt returns or raises")
 
     def _another_attempt_can_help(self, failure: CarraraError) -> bool:
         if isinstance(failure, StageUnavailableError | StageCancelledError):
@@ -374,6 +404,10 @@ class Stage:
             return gone, replica.address in asked, state is not connectivity.READY
 
         return min(self._replicas[turn:] + self._replicas[:turn], key=rank)
+
+
+def _is_refused_state(error: grpc.aio.AioRpcError) -> bool:
+    return from_rpc_error(error, role="", address="").reason == "STATE"
 
 
 def _channel_options(*, health_of: str | None = None) -> list[tuple[str, Any]]:

@@ -33,7 +33,7 @@ class JobStateError(ValueError):
     """
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
+        super().__init__(f"this job cannot go on from here: {field}: {message}")
         self.field = field
 
 

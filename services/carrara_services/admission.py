@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +67,27 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Suspended:
+    """The work was taken down in the midst of it, to go on elsewhere."""
+
+    state: Any
+    usage: Usage
+
+
+@dataclass(frozen=True)
 class Failed:
     """The work ended with an error; its neighbours go on."""
 
     error: BaseException
 
 
-Happening = Queued | Progress | Finished | Failed
+Happening = Queued | Progress | Finished | Suspended | Failed
+
+_OUTCOMES: Mapping[type, Outcome] = {
+    Finished: "finished",
+    Suspended: "suspended",
+    Failed: "failed",
+}
 
 # What a task is cancelled with because the time of all that waited for it is over.
 EXPIRED = "expired"
@@ -189,7 +203,7 @@ class WaitingLine:
         """Says, from the worker's thread, that some work has just moved on."""
         self._pulse.beat()
 
-    def leave(self, ticket: Ticket, end: Finished | Failed | None = None) -> None:
+    def leave(self, ticket: Ticket, end: Finished | Suspended | Failed | None = None) -> None:
         """Says that the worker is done with the ticket, and tells its caller how it ended.
 
         Args:
@@ -197,11 +211,12 @@ class WaitingLine:
         """
         with self._changed:
             self._running.discard(ticket)
-            if ticket.taken is not None and not ticket.abandoned:
+            outcome = "finished" if end is None else _OUTCOMES[type(end)]
+            if ticket.taken is not None and not ticket.abandoned and outcome != "suspended":
                 seconds = time.perf_counter() - ticket.taken
                 self._seconds_per_job += 0.2 * (seconds - self._seconds_per_job)
             # Counted first: who has been told finds it in the metrics.
-            self._count_end(ticket, "failed" if isinstance(end, Failed) else "finished")
+            self._count_end(ticket, outcome)
             if end is not None:
                 ticket.tell(end)
             self._changed.notify_all()
@@ -294,8 +309,8 @@ class _Pulse:
 
 async def follow(
     line: WaitingLine, payload: Any, *, deadline: float | None, stage: str
-) -> AsyncIterator[Queued | Progress | Finished]:
-    """Submits work and yields what happens to it, `Finished` last.
+) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
+    """Submits work and yields what happens to it, `Finished` or `Suspended` last.
 
     Leaving the iteration early, by cancellation too, abandons the work; being cancelled with
     `EXPIRED` says that its time was over. Close it for certain with `contextlib.aclosing`.
@@ -332,7 +347,7 @@ async def follow(
             if isinstance(happening, Progress):
                 progress = happening
             yield happening
-            if isinstance(happening, Finished):
+            if isinstance(happening, Finished | Suspended):
                 return
     except asyncio.CancelledError as cancelled:
         expired = cancelled.args == (EXPIRED,)
@@ -354,7 +369,7 @@ def _deadline_error(stage: str, ticket: Ticket, progress: Progress | None) -> De
 async def finished(
     line: WaitingLine, payload: Any, *, deadline: float | None, stage: str
 ) -> Finished:
-    """Submits work and waits for its end; raises as `follow` does."""
+    """Submits work that is never suspended and waits for its end; raises as `follow` does."""
     async with contextlib.aclosing(
         follow(line, payload, deadline=deadline, stage=stage)  # type: ignore[type-var]
     ) as happenings:

@@ -18,16 +18,16 @@ from carrara import contracts as contract_checks
 from carrara import tensors
 from carrara.v1 import stage_pb2
 from carrara_models.contracts import Contract, Kind, Port
-from carrara_models.denoising.random import STATE_BYTES, torch_generator
+from carrara_models.denoising.random import torch_generator
 from carrara_models.errors import BadFieldError, ContractError
 from carrara_models.limits import MAX_PIXELS
-from carrara_models.parts import Decoder, DenoisingRequest, Part, Sample
-from carrara_services.admission import Finished, Progress, Queued
+from carrara_models.parts import Decoder, DenoisingRequest, JobState, Part, Sample
+from carrara_services import job_states
+from carrara_services.admission import Finished, Progress, Queued, Suspended
 from carrara_services.pictures import picture
-from carrara_services.refusals import RandomStateError
 from carrara_services.serving import describe, results, validation
 from carrara_services.serving.describe import Runtime
-from carrara_services.torch_tensors import from_torch, to_torch
+from carrara_services.torch_tensors import from_torch, read_random_state, to_torch
 
 _FORMATS = {
     stage_pb2.OUTPUT_FORMAT_UNSPECIFIED: "image",
@@ -43,9 +43,18 @@ class Engine(Protocol):
     def part(self) -> Part:
         """The part itself."""
 
+    @property
+    def resumable(self) -> bool:
+        """Whether its work may end suspended, and may be gone on with."""
+
     def run(
-        self, request: DenoisingRequest, *, deadline: float | None
-    ) -> AsyncIterator[Queued | Progress | Finished]:
+        self,
+        request: DenoisingRequest,
+        *,
+        deadline: float | None,
+        resume: JobState | None = None,
+        resumable: bool = False,
+    ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
         """Does one piece of work; the result is a `carrara_models.parts.Sample`."""
 
 
@@ -68,7 +77,7 @@ class Jobs:
     async def run(
         self, request: Message, job: stage_pb2.Job, *, deadline: float | None
     ) -> AsyncIterator[stage_pb2.Event]:
-        """Runs one job: events while it waits and runs, then its sample.
+        """Runs one job: events while it waits and runs, then its sample or where it was suspended.
 
         Args:
             request: The message that the job came in.
@@ -77,16 +86,27 @@ class Jobs:
         consumer = describe.read_contract(job.consumer) if job.HasField("consumer") else None
         produced = self._produced(job, consumer)
         warnings = self._check(job, produced)
-        work = self._engine.run(self._read(job, consumer), deadline=deadline)
+        work = self._engine.run(
+            self._read(job, consumer),
+            deadline=deadline,
+            resume=self._resume(job),
+            resumable=job.resumable,
+        )
         async with contextlib.aclosing(work) as happenings:  # type: ignore[type-var]
             async for happening in happenings:
-                if not isinstance(happening, Finished):
+                if isinstance(happening, Queued | Progress):
                     yield results.under_way(happening)
                     continue
+                usage = results.usage(happening.usage, bytes_in=request.ByteSize())
+                job_states.add_usage(usage, job.resume.usage)
+                if isinstance(happening, Suspended):
+                    state = job_states.write(
+                        happening.state, job=job, provenance=self._provenance, usage=usage
+                    )
+                    yield stage_pb2.Event(suspended=state)
+                    continue
                 message = await self._message(happening.result, job, produced, consumer)
-                usage = results.usage(
-                    happening.usage, bytes_in=request.ByteSize(), bytes_out=message.ByteSize()
-                )
+                usage.bytes_out += message.ByteSize()
                 yield stage_pb2.Event(
                     result=stage_pb2.Result(
                         sample=message,
@@ -193,6 +213,14 @@ class Jobs:
             raise BadFieldError("job.consumer.size_factor", 0, "pixels per latent cell, 1 or more")
         return validation.unverified(message, port=port, field="job.consumer")
 
+    def _resume(self, job: stage_pb2.Job) -> JobState | None:
+        if not job.HasField("resume"):
+            return None
+        if not self._engine.resumable:
+            allowed = f"nothing: this {self._role} has no steps to go on from"
+            raise BadFieldError("job.resume", "a state", allowed)
+        return job_states.read(job, provenance=self._provenance)
+
     def _read(self, job: stage_pb2.Job, consumer: Contract | None) -> DenoisingRequest:
         arguments: dict[str, Any] = {
             field.name: tuple(value) if field.is_repeated else value
@@ -208,7 +236,7 @@ class Jobs:
         )
 
     def _random_state(self, job: stage_pb2.Job, sample: Sample | None) -> int | torch.Tensor:
-        state = _random_state(job.random_state, field="job.random_state")
+        state = read_random_state(job.random_state, field="job.random_state")
         if state is not None:
             return state
         if sample is not None and sample.random_state is not None:
@@ -293,7 +321,7 @@ def _check_size(sample: stage_pb2.Sample, port: stage_pb2.Port) -> None:
 
 def _read_sample(message: stage_pb2.Sample) -> Sample:
     resize_to = (message.resize_height, message.resize_width)
-    state = _random_state(message.random_state, field="job.sample.random_state")
+    state = read_random_state(message.random_state, field="job.sample.random_state")
     return Sample(
         tensors=_read_tensors(message.tensors, field="job.sample"),
         height=message.height,
@@ -308,21 +336,3 @@ def _read_tensors(messages: Mapping[str, Any], *, field: str) -> dict[str, torch
         name: to_torch(tensor, field=f"{field}.tensors[{name}]")
         for name, tensor in messages.items()
     }
-
-
-def _random_state(message: stage_pb2.RandomState, *, field: str) -> int | torch.Tensor | None:
-    match message.WhichOneof("state"):
-        case "seed":
-            return int(message.seed)
-        case "torch_cpu":
-            field, data = f"{field}.torch_cpu", message.torch_cpu
-            if len(data) != STATE_BYTES:
-                raise RandomStateError(field, f"{len(data)} bytes; allowed: {STATE_BYTES}")
-            state = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            try:
-                torch_generator(state)
-            except BadFieldError as error:
-                raise RandomStateError(field, f"{error.value} is not {error.allowed}") from error
-            return state
-        case _:
-            return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-Outcome = Literal["finished", "failed", "cancelled", "expired", "handed_back"]
+Outcome = Literal["finished", "failed", "cancelled", "expired", "handed_back", "suspended"]
 
 
 class JobWatch(Protocol):

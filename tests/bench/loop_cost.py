@@ -26,7 +26,7 @@ from carrara_models.families import load_part
 from carrara_models.generators.latent_unet import LatentUNet
 from carrara_models.parts import DenoisingRequest
 from carrara_services.admission import Failed, Finished
-from carrara_services.denoising.loop import DenoisingLoop
+from carrara_services.denoising.loop import DenoisingLoop, Work
 
 SCHEDULERS = ("ddim", "euler", "dpm++2m", "pndm", "lms", "heun", "euler-ancestral", "unipc")
 
@@ -98,7 +98,7 @@ def measure_loop(part: LatentUNet, request: DenoisingRequest, *, jobs: int) -> f
     ends: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for seed in range(jobs):
         loop.line.submit(
-            replace(request, random_state=seed),
+            Work(replace(request, random_state=seed)),
             listener=lambda event: (
                 ends.put(event) if isinstance(event, Finished | Failed) else None
             ),

@@ -201,7 +201,7 @@ class Arguments(_message.Message):
     def __init__(self, num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., true_cfg_scale: _Optional[float] = ..., scheduler: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., eta: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., noise_level: _Optional[int] = ..., original_size: _Optional[_Iterable[int]] = ..., target_size: _Optional[_Iterable[int]] = ..., crops_coords_top_left: _Optional[_Iterable[int]] = ..., negative_original_size: _Optional[_Iterable[int]] = ..., negative_target_size: _Optional[_Iterable[int]] = ..., negative_crops_coords_top_left: _Optional[_Iterable[int]] = ..., use_resolution_binning: _Optional[bool] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("arguments", "conditioning", "sample", "random_state", "consumer", "output_format", "stage_fingerprint")
+    __slots__ = ("arguments", "conditioning", "sample", "random_state", "consumer", "output_format", "stage_fingerprint", "resumable", "resume")
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     CONDITIONING_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +209,8 @@ class Job(_message.Message):
     CONSUMER_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
     STAGE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    RESUMABLE_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     arguments: Arguments
     conditioning: Conditioning
     sample: Sample
@@ -216,19 +218,46 @@ class Job(_message.Message):
     consumer: Contract
     output_format: OutputFormat
     stage_fingerprint: str
-    def __init__(self, arguments: _Optional[_Union[Arguments, _Mapping]] = ..., conditioning: _Optional[_Union[Conditioning, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., random_state: _Optional[_Union[RandomState, _Mapping]] = ..., consumer: _Optional[_Union[Contract, _Mapping]] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., stage_fingerprint: _Optional[str] = ...) -> None: ...
+    resumable: bool
+    resume: JobState
+    def __init__(self, arguments: _Optional[_Union[Arguments, _Mapping]] = ..., conditioning: _Optional[_Union[Conditioning, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., random_state: _Optional[_Union[RandomState, _Mapping]] = ..., consumer: _Optional[_Union[Contract, _Mapping]] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., stage_fingerprint: _Optional[str] = ..., resumable: _Optional[bool] = ..., resume: _Optional[_Union[JobState, _Mapping]] = ...) -> None: ...
+
+class JobState(_message.Message):
+    __slots__ = ("step", "tensors", "random_state", "provenance", "job_digest", "usage")
+    class TensorsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _tensor_pb2.Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_STATE_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    JOB_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    tensors: _containers.MessageMap[str, _tensor_pb2.Tensor]
+    random_state: RandomState
+    provenance: Provenance
+    job_digest: bytes
+    usage: Usage
+    def __init__(self, step: _Optional[int] = ..., tensors: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., random_state: _Optional[_Union[RandomState, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., job_digest: _Optional[bytes] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("queued", "progress", "preview", "result")
+    __slots__ = ("queued", "progress", "preview", "result", "suspended")
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    SUSPENDED_FIELD_NUMBER: _ClassVar[int]
     queued: Queued
     progress: Progress
     preview: Preview
     result: Result
-    def __init__(self, queued: _Optional[_Union[Queued, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., preview: _Optional[_Union[Preview, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ...) -> None: ...
+    suspended: JobState
+    def __init__(self, queued: _Optional[_Union[Queued, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., preview: _Optional[_Union[Preview, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., suspended: _Optional[_Union[JobState, _Mapping]] = ...) -> None: ...
 
 class Queued(_message.Message):
     __slots__ = ("position",)
@@ -328,7 +357,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("role", "family", "fingerprint", "components", "consumes", "produces", "arguments", "provenance", "max_message_bytes", "max_pixels", "load", "checkpoint", "max_prompt_bytes", "stage")
+    __slots__ = ("role", "family", "fingerprint", "components", "consumes", "produces", "arguments", "provenance", "max_message_bytes", "max_pixels", "load", "checkpoint", "max_prompt_bytes", "stage", "resumable")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -343,6 +372,7 @@ class DescribeResponse(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     MAX_PROMPT_BYTES_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
+    RESUMABLE_FIELD_NUMBER: _ClassVar[int]
     role: Role
     family: str
     fingerprint: str
@@ -357,7 +387,8 @@ class DescribeResponse(_message.Message):
     checkpoint: str
     max_prompt_bytes: int
     stage: str
-    def __init__(self, role: _Optional[_Union[Role, str]] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., components: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., consumes: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., produces: _Optional[_Iterable[_Union[Contract, _Mapping]]] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., max_pixels: _Optional[int] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., checkpoint: _Optional[str] = ..., max_prompt_bytes: _Optional[int] = ..., stage: _Optional[str] = ...) -> None: ...
+    resumable: bool
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., components: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., consumes: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., produces: _Optional[_Iterable[_Union[Contract, _Mapping]]] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., max_pixels: _Optional[int] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., checkpoint: _Optional[str] = ..., max_prompt_bytes: _Optional[int] = ..., stage: _Optional[str] = ..., resumable: _Optional[bool] = ...) -> None: ...
 
 class Component(_message.Message):
     __slots__ = ("name", "class_name", "fingerprint", "parameters")

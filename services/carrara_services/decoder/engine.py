@@ -8,9 +8,17 @@ from dataclasses import replace
 import torch
 
 from carrara_models.contracts import Kind
-from carrara_models.parts import Decoder, DenoisingRequest, Sample
+from carrara_models.parts import Decoder, DenoisingRequest, JobState, Sample
 from carrara_models.pixels import handed_on
-from carrara_services.admission import Finished, Progress, Queued, WaitingLine, finished, follow
+from carrara_services.admission import (
+    Finished,
+    Progress,
+    Queued,
+    Suspended,
+    WaitingLine,
+    finished,
+    follow,
+)
 from carrara_services.decoder import ROLE
 from carrara_services.worker import Worker
 
@@ -24,11 +32,13 @@ class DecoderEngine:
     One image at a time, since a VAE's numbers depend on what shares its batch.
 
     Attributes:
+        resumable: Its work has no steps.
         part: The decoder itself.
         worker: Where its work waits and runs.
     """
 
     max_batch_rows = 1
+    resumable = False
 
     def __init__(self, part: Decoder, *, max_queue_jobs: int) -> None:
         self.part = part
@@ -45,9 +55,19 @@ class DecoderEngine:
         return self.worker.line.running
 
     def run(
-        self, request: DenoisingRequest, *, deadline: float | None
-    ) -> AsyncIterator[Queued | Progress | Finished]:
-        """Decodes one sample and yields what happens; the result is a `Sample` of pixels."""
+        self,
+        request: DenoisingRequest,
+        *,
+        deadline: float | None,
+        resume: JobState | None = None,
+        resumable: bool = False,
+    ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
+        """Decodes one sample and yields what happens; the result is a `Sample` of pixels.
+
+        Args:
+            resumable: Whether it might be suspended; it never is.
+        """
+        assert resume is None, "who calls has seen that it is not resumable"
         return follow(self.worker.line, request, deadline=deadline, stage=ROLE)
 
     async def warm_up(self) -> None:
@@ -64,6 +84,10 @@ class DecoderEngine:
         )
         request = DenoisingRequest(conditioning={}, random_state=0, sample=sample)
         await finished(self.worker.line, request, deadline=None, stage=ROLE)
+
+    def hand_back(self) -> None:
+        """Refuses new work and hands back what waits; what runs is finished."""
+        self.worker.line.close()
 
     def close(self) -> None:
         """Ends the worker's thread; what runs is finished."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from carrara_models.contracts import Contract, Kind
-from carrara_models.parts import Denoiser, DenoisingRequest, Sample
-from carrara_services.admission import Finished, Progress, Queued, WaitingLine, follow
-from carrara_services.denoising.loop import DenoisingLoop
+from carrara_models.parts import Denoiser, DenoisingRequest, JobState, Sample
+from carrara_services.admission import Finished, Progress, Queued, Suspended, WaitingLine, follow
+from carrara_services.denoising.loop import DenoisingLoop, Work
 
 # Of a consumer that the warm-up invents for a denoiser without the VAE.
 _WARM_UP_SIZE_FACTOR = 8
@@ -25,9 +25,12 @@ class DenoisingEngine:
     """One denoiser and the loop that runs its jobs.
 
     Attributes:
+        resumable: Whether its jobs may end suspended.
         part: The denoiser itself.
         loop: Where its jobs wait and run.
     """
+
+    resumable = True
 
     def __init__(
         self, part: Denoiser, *, role: str, max_queue_jobs: int, max_batch_rows: int
@@ -54,10 +57,25 @@ class DenoisingEngine:
         return self.loop.max_batch_rows
 
     def run(
-        self, request: DenoisingRequest, *, deadline: float | None
-    ) -> AsyncIterator[Queued | Progress | Finished]:
-        """Runs one job and yields what happens; the result is a `carrara_models.parts.Sample`."""
-        return follow(self.loop.line, request, deadline=deadline, stage=self._role)
+        self,
+        request: DenoisingRequest,
+        *,
+        deadline: float | None,
+        resume: JobState | None = None,
+        resumable: bool = False,
+    ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
+        """Runs one job and yields what happens; the result is a `carrara_models.parts.Sample`.
+
+        Args:
+            resume: Where it goes on; None begins it.
+            resumable: Whether it may end suspended, with a `carrara_models.parts.JobState`.
+        """
+        work = Work(request, resume, resumable)
+        return follow(self.loop.line, work, deadline=deadline, stage=self._role)
+
+    def hand_back(self) -> None:
+        """Refuses new jobs and hands back what can go on elsewhere."""
+        self.loop.hand_back()
 
     async def warm_up(self) -> None:
         """Makes the smallest picture in two steps, on the path that requests take."""

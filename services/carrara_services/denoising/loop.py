@@ -11,14 +11,37 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-from carrara_models.parts import Denoiser, Job
-from carrara_services.admission import Failed, Finished, Progress, Ticket, WaitingLine
+from carrara_models.parts import Denoiser, DenoisingRequest, Job, JobState
+from carrara_services.admission import (
+    Failed,
+    Finished,
+    Progress,
+    Suspended,
+    Ticket,
+    Usage,
+    WaitingLine,
+)
 from carrara_services.watch import TickWatch
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What waits in the loop's line.
+
+    Attributes:
+        resume: Where the job goes on; None begins it.
+        resumable: Whether its caller can go on elsewhere when this loop is about to end.
+    """
+
+    request: DenoisingRequest
+    resume: JobState | None = None
+    resumable: bool = False
 
 
 class _Row:
@@ -26,7 +49,16 @@ class _Row:
 
     def __init__(self, ticket: Ticket, job: Job) -> None:
         self.ticket, self.job = ticket, job
-        self.rows = 0
+        self.first_step, self.rows = job.step, 0
+
+    @property
+    def work(self) -> Work:
+        """What it was taken on with."""
+        return self.ticket.payload  # type: ignore[no-any-return]
+
+    def usage(self) -> Usage:
+        """What it has cost here."""
+        return self.ticket.usage(steps=self.job.step - self.first_step, rows=self.rows)
 
 
 class DenoisingLoop:
@@ -46,6 +78,7 @@ class DenoisingLoop:
         self.watch: TickWatch | None = None
         self._denoiser = denoiser
         self._active: list[_Row] = []
+        self._suspending = False
         self._thread = threading.Thread(target=self._run, name="denoising", daemon=True)
         self._thread.start()
 
@@ -53,6 +86,11 @@ class DenoisingLoop:
     def rows(self) -> int:
         """Rows of the jobs that are running."""
         return sum(row.job.rows for row in tuple(self._active))
+
+    def hand_back(self) -> None:
+        """Refuses new jobs and hands back those that wait, and of those that run the resumable."""
+        self._suspending = True
+        self.line.close()
 
     def close(self) -> None:
         """Refuses new jobs, finishes those that run and waits for the thread's end."""
@@ -79,12 +117,15 @@ class DenoisingLoop:
     def _has_room(self, ticket: Ticket) -> bool:
         if not self._active:  # a job that is wider than the batch may be runs alone
             return True
-        return self.rows + self._denoiser.rows(ticket.payload) <= self.max_batch_rows
+        return self.rows + self._denoiser.rows(ticket.payload.request) <= self.max_batch_rows
 
     def _start(self, ticket: Ticket) -> None:
         began = time.perf_counter()
+        work: Work = ticket.payload
         try:
-            job = self._denoiser.start(ticket.payload)
+            job = self._denoiser.start(work.request)
+            if work.resume is not None:
+                job.resume(work.resume)
         except Exception as error:
             self.line.leave(ticket, Failed(error))
             return
@@ -97,18 +138,26 @@ class DenoisingLoop:
         for row in self._active:
             groups.setdefault(row.job.group, []).append(row)
         for rows in groups.values():
-            present = self._without_abandoned(rows)
+            present = self._that_stay(rows)
             if not present:
                 continue
             self._tick(present)
             self.line.beat()
 
-    def _without_abandoned(self, rows: Sequence[_Row]) -> list[_Row]:
+    def _that_stay(self, rows: Sequence[_Row]) -> list[_Row]:
+        """Lets go whom nobody waits for any more, and at the end who can go on elsewhere."""
+        staying = []
         for row in rows:
-            if row.ticket.abandoned:
-                self._active.remove(row)
-                self.line.leave(row.ticket)
-        return [row for row in rows if not row.ticket.abandoned]
+            end = None
+            if not row.ticket.abandoned:
+                state = row.job.state() if self._suspending and row.work.resumable else None
+                if state is None:
+                    staying.append(row)
+                    continue
+                end = Suspended(state, row.usage())
+            self._active.remove(row)
+            self.line.leave(row.ticket, end)
+        return staying
 
     def _tick(self, rows: Sequence[_Row]) -> None:
         """Takes jobs of one group one step on; if the network's call fails, each alone."""
@@ -168,8 +217,7 @@ class DenoisingLoop:
         ticket.tell(Progress(job.step, job.num_steps))
         if sample is not None:
             self._active.remove(row)
-            usage = ticket.usage(steps=job.num_steps, rows=row.rows)
-            self.line.leave(ticket, Finished(sample, usage))
+            self.line.leave(ticket, Finished(sample, row.usage()))
 
     def _drop(self, row: _Row, error: Exception) -> None:
         self._active.remove(row)

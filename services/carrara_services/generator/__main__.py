@@ -51,7 +51,8 @@ def open_stage(settings: Settings) -> Stage:
         line=engine.line,
         rows=lambda: engine.rows,
         max_batch_rows=engine.max_batch_rows,
-        hand_back=engine.line.close,
+        resumable=engine.resumable,
+        hand_back=engine.hand_back,
         close=engine.close,
         watch=watch,
     )

@@ -44,10 +44,12 @@ class Stage:
         line: Where its work waits; health follows it.
         rows: Tells how many rows the network's batch has now.
         max_batch_rows: How many it may have.
-        hand_back: Refuses what waits when draining begins; what runs is finished.
+        hand_back: Refuses what waits when draining begins, and suspends of what runs what it can;
+            the rest is finished.
         close: Ends the worker's thread; blocks until it has.
         watch: Adds what only this role has to the metrics; called after the warm-up, which is
             nobody's work.
+        resumable: Whether its jobs may be suspended, and go on elsewhere.
     """
 
     role: str
@@ -62,6 +64,7 @@ class Stage:
     hand_back: Callable[[], None]
     close: Callable[[], None]
     watch: Callable[[Metrics], None] = lambda metrics: None
+    resumable: bool = False
 
 
 class _StageServicer(stage_pb2_grpc.StageServiceServicer):
@@ -87,6 +90,7 @@ class _StageServicer(stage_pb2_grpc.StageServiceServicer):
             checkpoint=self._checkpoint,
             runtime=stage.runtime,
             load=load,
+            resumable=stage.resumable,
         )
 
 

@@ -141,6 +141,7 @@ def describe(
     checkpoint: str,
     runtime: Runtime,
     load: stage_pb2.Load,
+    resumable: bool,
 ) -> stage_pb2.DescribeResponse:
     """Answers Describe."""
     return stage_pb2.DescribeResponse(
@@ -166,4 +167,5 @@ def describe(
         max_pixels=MAX_PIXELS,
         max_prompt_bytes=limits.MAX_PROMPT_BYTES if role == "text-encoder" else 0,
         load=load,
+        resumable=resumable,
     )

@@ -9,7 +9,7 @@ from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
 from carrara.v1 import stage_pb2
-from carrara_models.errors import BadFieldError, ContractError, NumericalError
+from carrara_models.errors import BadFieldError, ContractError, JobStateError, NumericalError
 from carrara_services.refusals import (
     DeadlineError,
     DrainingError,
@@ -66,6 +66,7 @@ TABLE: tuple[tuple[type[Exception], grpc.StatusCode, str, Details], ...] = (
         _precondition("FINGERPRINT"),
     ),
     (ContractError, grpc.StatusCode.FAILED_PRECONDITION, "CONTRACT", _precondition("CONTRACT")),
+    (JobStateError, grpc.StatusCode.FAILED_PRECONDITION, "STATE", _precondition("STATE")),
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", _retry_info),
     (DrainingError, grpc.StatusCode.UNAVAILABLE, "DRAINING", _nothing),
     (StalledError, grpc.StatusCode.UNAVAILABLE, "INTERNAL", _nothing),

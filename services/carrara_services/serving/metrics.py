@@ -75,7 +75,7 @@ class Metrics:
         self._jobs_ended = self._counter(
             "carrara_jobs_ended",
             "Jobs that have left the stage, by how they ended; handed_back is what waited when the "
-            "stage began to drain.",
+            "stage began to drain, suspended what ran then and goes on elsewhere.",
             "outcome",
         )
         self._queue_wait = self._histogram(

@@ -6,7 +6,9 @@ from carrara.v1 import stage_pb2
 from carrara_services.admission import Progress, Queued, Usage
 
 
-def usage(value: Usage, *, bytes_in: int, bytes_out: int, cache_hits: int = 0) -> stage_pb2.Usage:
+def usage(
+    value: Usage, *, bytes_in: int, bytes_out: int = 0, cache_hits: int = 0
+) -> stage_pb2.Usage:
     """Makes the message of what a request cost.
 
     Args:

@@ -173,6 +173,19 @@ async def test_a_replay_goes_to_a_replica_that_was_not_asked_before(
     assert len(replicas[2].requests) == 9
 
 
+async def test_however_many_jobs_a_draining_replica_hands_back_all_of_them_move(
+    toys: ToyCascade, replicas: list[ToyStage]
+) -> None:
+    async with await AsyncCascade.connect(**connect(toys, *replicas[:2])) as cascade:
+        # More than the reserve of replays allows.
+        faults = [Fault(grpc.StatusCode.UNAVAILABLE, details=fault_details("DRAINING"))] * 200
+        replicas[0].faults = faults
+        painted = await asyncio.gather(*(cascade.generate("a circle") for _ in range(80)))
+    assert sum(each.usage[1].attempts - 1 for each in painted) == 200 - len(replicas[0].faults)
+    assert 200 - len(replicas[0].faults) >= 40, "the fault took place"
+    assert len(replicas[1].requests) == 80
+
+
 @pytest.mark.parametrize("by_name", [False, True], ids=["by address", "by name"])
 async def test_a_replica_that_does_not_serve_is_passed_over_before_it_refuses(
     toys: ToyCascade, namesakes: list[ToyStage], names: Names, by_name: bool

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 import pytest
 
-from carrara_models.errors import NumericalError
-from carrara_services.admission import Finished, Progress, Queued, finished, follow
-from carrara_services.denoising.loop import DenoisingLoop
+from carrara_models.errors import JobStateError, NumericalError
+from carrara_services.admission import Finished, Progress, Queued, Suspended, follow
+from carrara_services.denoising.loop import DenoisingLoop, Work
 from carrara_services.refusals import (
     DeadlineError,
     DrainingError,
@@ -34,8 +34,17 @@ def looping(
         loop.close()
 
 
-def run(loop: DenoisingLoop, request, *, deadline: float | None = None) -> asyncio.Task[Finished]:
-    return asyncio.create_task(finished(loop.line, request, deadline=deadline, stage="generator"))
+def run(
+    loop: DenoisingLoop, request, *, deadline: float | None = None, **how: object
+) -> asyncio.Task[Finished | Suspended]:
+    work = Work(request, **how)
+
+    async def end() -> Finished | Suspended:
+        happenings = follow(loop.line, work, deadline=deadline, stage="generator")
+        async with aclosing(happenings):
+            return [happening async for happening in happenings][-1]
+
+    return asyncio.create_task(end())
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -66,7 +75,7 @@ async def test_events_tell_the_place_in_the_line_then_every_step_then_the_result
         happenings = [
             happening
             async for happening in follow(
-                loop.line, toy_request(5, steps=2), deadline=None, stage="generator"
+                loop.line, Work(toy_request(5, steps=2)), deadline=None, stage="generator"
             )
         ]
     assert happenings[:-1] == [Queued(1), Progress(1, 2), Progress(2, 2)]
@@ -220,6 +229,38 @@ async def test_closing_finishes_what_runs_and_hands_back_what_waits():
             await run(loop, toy_request(3))
         generator.turn.release(100)
         assert (await running).result.tensors["latents"].item() == alone(1)
+
+
+async def test_handing_back_suspends_what_can_go_on_elsewhere_and_finishes_the_rest():
+    generator = ToyGenerator(turn=held(), unportable=frozenset({3}))
+    with looping(generator, max_batch_rows=3) as loop:
+        resumable = run(loop, toy_request(1, steps=5), resumable=True)
+        others = [
+            run(loop, toy_request(2, steps=5)),
+            run(loop, toy_request(3, steps=5), resumable=True),
+        ]
+        generator.turn.release(2)
+        await until(lambda: len(generator.calls) >= 2 and loop.line.running == 3)
+        waiting = run(loop, toy_request(4), resumable=True)
+        await until(lambda: loop.line.queued == 1)
+        loop.hand_back()
+        with pytest.raises(DrainingError):
+            await waiting
+        generator.turn.release(100)
+        suspended = await resumable
+        for seed, task in zip((2, 3), others, strict=True):
+            assert (await task).result.tensors["latents"].item() == alone(seed, steps=5)
+    assert isinstance(suspended, Suspended)
+    done = suspended.state.step
+    assert 2 <= done < 5
+    assert suspended.usage.steps == suspended.usage.rows == done
+    other = ToyGenerator()
+    with looping(other) as loop:
+        end = await run(loop, toy_request(1, steps=5), resume=suspended.state)
+        assert end.result.tensors["latents"].item() == alone(1, steps=5)
+        assert end.usage.steps == 5 - done == len(other.calls)
+        with pytest.raises(JobStateError):
+            await run(loop, toy_request(1, steps=2), resume=suspended.state)
 
 
 async def test_a_loop_that_dies_fails_its_work_and_is_not_healthy():

@@ -7,7 +7,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from carrara.v1 import stage_pb2
-from carrara_models.errors import BadFieldError, ContractError, NumericalError
+from carrara_models.errors import BadFieldError, ContractError, JobStateError, NumericalError
 from carrara_services import refusals
 from carrara_services.serving.errors import TABLE, is_expected, status_of
 
@@ -41,6 +41,12 @@ CASES: list[tuple[Exception, grpc.StatusCode, str, type | None]] = [
         refusals.FingerprintError("aa", have="bb"),
         Code.FAILED_PRECONDITION,
         "FINGERPRINT",
+        error_details_pb2.PreconditionFailure,
+    ),
+    (
+        JobStateError("job_digest", "the state is of another job"),
+        Code.FAILED_PRECONDITION,
+        "STATE",
         error_details_pb2.PreconditionFailure,
     ),
     (

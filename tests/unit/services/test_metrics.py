@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from carrara_models.parts import Encoded, Texts
 from carrara_services.admission import Failed, Finished, Usage, WaitingLine, finished
-from carrara_services.denoising.loop import DenoisingLoop
+from carrara_services.denoising.loop import DenoisingLoop, Work
 from carrara_services.serving.addresses import check_metrics_bind
 from carrara_services.serving.describe import Runtime
 from carrara_services.serving.errors import TABLE
@@ -25,7 +25,7 @@ from carrara_services.serving.settings import SettingsError
 from carrara_services.text_encoder.engine import Cache
 from unit.services.toy_generator import ToyGenerator, toy_request
 
-OUTCOMES = ("finished", "failed", "cancelled", "expired", "handed_back")
+OUTCOMES = ("finished", "failed", "cancelled", "expired", "handed_back", "suspended")
 END = Finished("result", Usage(queue_ms=0, running_ms=0, compute_ms=0))
 
 
@@ -71,7 +71,8 @@ def looping(generator: ToyGenerator) -> Iterator[tuple[DenoisingLoop, Metrics]]:
 
 
 def run(loop: DenoisingLoop, request) -> asyncio.Task[Finished]:
-    return asyncio.create_task(finished(loop.line, request, deadline=None, stage="generator"))
+    work = Work(request)
+    return asyncio.create_task(finished(loop.line, work, deadline=None, stage="generator"))
 
 
 async def until(condition) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from carrara_models.contracts import Argument, Component, Contract, Kind, Port, TensorSpec
-from carrara_models.errors import NumericalError
-from carrara_models.parts import DenoisingRequest, Sample
+from carrara_models.errors import JobStateError, NumericalError
+from carrara_models.parts import DenoisingRequest, JobState, Sample
 
 CONDITIONING = Contract(
     kind=Kind.CONDITIONING,
@@ -32,6 +32,7 @@ class ToyJob:
     latents: torch.Tensor
     num_steps: int
     step: int = 0
+    unportable: frozenset[int] = frozenset()
 
     @property
     def rows(self) -> int:
@@ -46,6 +47,16 @@ class ToyJob:
         assert isinstance(self.request.random_state, int)
         return self.request.random_state
 
+    def state(self) -> JobState | None:
+        if self.name in self.unportable:
+            return None
+        return JobState(self.step, {"latents": self.latents}, torch.zeros(0))
+
+    def resume(self, state: JobState) -> None:
+        if state.step >= self.num_steps:
+            raise JobStateError("step", f"{state.step} of {self.num_steps}")
+        self.step, self.latents = state.step, state.tensors["latents"]
+
 
 @dataclass
 class ToyGenerator:
@@ -56,6 +67,7 @@ class ToyGenerator:
         diverging: Seeds whose latents become NaN in their second step.
         refused: Seeds that do not start.
         stuck: Seeds with which nobody in the batch takes a step.
+        unportable: Seeds whose jobs give no state.
         turn: If given, each network call waits for it to be released once.
         calls: The seeds of each network call.
     """
@@ -64,6 +76,7 @@ class ToyGenerator:
     diverging: frozenset[int] = frozenset()
     refused: frozenset[int] = frozenset()
     stuck: frozenset[int] = frozenset()
+    unportable: frozenset[int] = frozenset()
     turn: threading.Semaphore | None = None
     calls: list[list[int]] = field(default_factory=list)
 
@@ -85,6 +98,7 @@ class ToyGenerator:
             request=request,
             latents=torch.full((1, 1), 1.0 + int(request.random_state)),
             num_steps=request.num_inference_steps or 3,
+            unportable=self.unportable,
         )
         if job.name in self.refused:
             raise ValueError(f"job {job.name} does not start")
