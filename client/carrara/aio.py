@@ -30,7 +30,7 @@ from carrara.connections import Request, Stage
 from carrara.exceptions import CascadeClosedError, InternalStageError, InvalidArgumentError
 from carrara.manifest import read_manifest
 from carrara.outcomes import Outcome
-from carrara.prompts import Prompt, check, read, refusal
+from carrara.prompts import PRIORITIES, Prompt, check, read, refusal
 from carrara.results import Event, Finished, GenerationResult, Preview, Progress, Queued
 from carrara.runtimes import RunningStages, StageToRun, start_embedded
 from carrara.tensors import TensorError, to_numpy
@@ -296,6 +296,7 @@ class AsyncCascade:
         message = text_encoder_pb2.EncodeRequest(
             prompt=wanted.prompt,
             guidance=outcome.guided,
+            priority=PRIORITIES[wanted.priority],
             stage_fingerprint=stage.description.fingerprint,
             **{  # type: ignore[arg-type]
                 # The negative texts without guidance too: Kandinsky's prior paints of them then.
@@ -338,7 +339,14 @@ class AsyncCascade:
                 role, index = step.stage.role, step.stage_index
                 match event.WhichOneof("event"):
                     case "queued":
-                        emit(Queued(role, index, event.queued.position, image_index))
+                        queued = event.queued
+                        start = queued.expected_start_ms
+                        known = queued.HasField("expected_start_ms")
+                        emit(
+                            Queued(
+                                role, index, queued.position, image_index, start if known else None
+                            )
+                        )
                     case "progress":
                         progress = replace(
                             progress,
@@ -394,6 +402,7 @@ def _job(
         ),
         stage_fingerprint=step.stage.description.fingerprint,
         resumable=step.stage.resumes_jobs,
+        priority=PRIORITIES[wanted.priority],
     )
 
 

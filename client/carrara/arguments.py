@@ -38,6 +38,8 @@ class GenerateArguments(TypedDict, total=False):
         seed: 0 to 2^64 - 1; image i has `seed + i` modulo 2^64. Or a list with one for each image.
             None draws one; the result tells which.
         timeout_seconds: For everything together.
+        priority: "low", "normal" or "high": what waits in a stage's line is served by it first,
+            then by what time is left.
         num_inference_steps: 1 to the stage's limit.
         guidance_scale: 0 to 1 is off. Flux: an input of the network.
         true_cfg_scale: Flux: guidance between prompt and negative prompt.
@@ -65,6 +67,7 @@ class GenerateArguments(TypedDict, total=False):
     num_images: int | None
     seed: int | Sequence[int] | None
     timeout_seconds: float | None
+    priority: str | None
 
     num_inference_steps: int | None
     guidance_scale: float | None
@@ -105,11 +108,13 @@ class GenerateArguments(TypedDict, total=False):
 NAMES = tuple(GenerateArguments.__annotations__)
 """Of all settings."""
 
-OF_THE_REQUEST = ("num_images", "seed", "timeout_seconds")
+OF_THE_REQUEST = ("num_images", "seed", "timeout_seconds", "priority")
 """Settings that no stage sees."""
 
 TEXTS = tuple(
-    name for name in EncodeRequest.DESCRIPTOR.fields_by_name if name in NAMES or name == "prompt"
+    name
+    for name in EncodeRequest.DESCRIPTOR.fields_by_name
+    if (name in NAMES and name not in OF_THE_REQUEST) or name == "prompt"
 )
 """Settings of text encoders, by the names of `carrara.v1.EncodeRequest`."""
 
@@ -180,6 +185,8 @@ def takers(name: str, stages: Iterable[Described]) -> list[Described]:
 
 def kind_of(name: str) -> Any:
     """The protocol's `FieldDescriptor` of a setting, named with or without its prefix, or None."""
+    if name in OF_THE_REQUEST:
+        return None
     for message in (Arguments.DESCRIPTOR, EncodeRequest.DESCRIPTOR):
         fields = message.fields_by_name
         for prefix in ("", "prior_", "super_res_", "upscaler_"):

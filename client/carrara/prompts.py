@@ -12,8 +12,15 @@ from carrara import arguments
 from carrara.arguments import NAMES, OF_THE_REQUEST, TEXTS, GenerateArguments, Value
 from carrara.chain import Chain
 from carrara.exceptions import FieldViolation, InvalidArgumentError
+from carrara.v1 import stage_pb2
 from carrara.v1.stage_pb2 import Argument
 
+# Unset is the normal one, which older stages know too.
+PRIORITIES = {
+    "low": stage_pb2.PRIORITY_LOW,
+    "normal": stage_pb2.PRIORITY_UNSPECIFIED,
+    "high": stage_pb2.PRIORITY_HIGH,
+}
 MAX_SEED = 2**64 - 1
 MAX_NUM_IMAGES = 1024
 
@@ -26,12 +33,14 @@ class Prompt:
         texts: What text encoders are told beside the prompt, by the names of `EncodeRequest`.
         seeds: One for each image.
         arguments: Settings of generators and decoders, by the names of `generate`.
+        priority: One of `PRIORITIES`.
     """
 
     prompt: str | None
     seeds: tuple[int, ...]
     texts: Mapping[str, Value] = field(default_factory=dict)
     arguments: Mapping[str, Value] = field(default_factory=dict)
+    priority: str = "normal"
 
     @property
     def negative_prompt(self) -> str | None:
@@ -44,7 +53,7 @@ def read(prompt: str | None, given: GenerateArguments) -> Prompt:
     """Sorts the settings of a request by whom they are for.
 
     Raises:
-        InvalidArgumentError: There is no such setting, or the seeds are outside their range.
+        InvalidArgumentError: There is no such setting, or seeds or priority are none.
     """
     values = cast(
         dict[str, Value], {name: value for name, value in given.items() if value is not None}
@@ -52,6 +61,9 @@ def read(prompt: str | None, given: GenerateArguments) -> Prompt:
     for name, value in values.items():
         if name not in NAMES:
             raise refusal(name, value, f"only known settings: {', '.join(sorted(NAMES))}")
+    priority = given.get("priority") or "normal"
+    if priority not in PRIORITIES:
+        raise refusal("priority", priority, ", ".join(PRIORITIES))
     return Prompt(
         prompt=prompt,
         seeds=seeds_for(given.get("seed"), num_images=given.get("num_images")),
@@ -61,6 +73,7 @@ def read(prompt: str | None, given: GenerateArguments) -> Prompt:
             for name, value in values.items()
             if name not in TEXTS and name not in OF_THE_REQUEST
         },
+        priority=priority,
     )
 
 

@@ -24,12 +24,14 @@ class Queued:
         stage_index: The stage's place in the cascade, text encoders included, from 0.
         position: Its place in the line; 1 is next.
         image_index: Which image of the request, from 0.
+        expected_start_ms: From now, as far as the stage can tell; None if it cannot.
     """
 
     role: str
     stage_index: int
     position: int
     image_index: int
+    expected_start_ms: float | None = None
 
 
 @dataclass(frozen=True)

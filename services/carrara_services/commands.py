@@ -34,6 +34,7 @@ def serve(
     dtype: command_line.Dtype = None,
     num_threads: command_line.NumThreads = None,
     max_queue_jobs: command_line.MaxQueueJobs = None,
+    max_queue_seconds: command_line.MaxQueueSeconds = None,
     max_batch_rows: command_line.MaxBatchRows = None,
     also_accepts: command_line.AlsoAccepts = None,
     insecure: command_line.Insecure = None,

@@ -23,7 +23,8 @@ from carrara_models.errors import BadFieldError, ContractError
 from carrara_models.limits import MAX_PIXELS
 from carrara_models.parts import Decoder, DenoisingRequest, JobState, Part, Sample
 from carrara_services import job_states
-from carrara_services.admission import Finished, Progress, Queued, Suspended
+from carrara_services.admission.demand import Priority
+from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
 from carrara_services.pictures import picture
 from carrara_services.serving import describe, results, validation
 from carrara_services.serving.describe import Runtime
@@ -54,6 +55,7 @@ class Engine(Protocol):
         deadline: float | None,
         resume: JobState | None = None,
         resumable: bool = False,
+        priority: Priority = Priority.NORMAL,
     ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
         """Does one piece of work; the result is a `carrara_models.parts.Sample`."""
 
@@ -91,6 +93,7 @@ class Jobs:
             deadline=deadline,
             resume=self._resume(job),
             resumable=job.resumable,
+            priority=validation.read_priority(job.priority, field="job.priority"),
         )
         async with contextlib.aclosing(work) as happenings:  # type: ignore[type-var]
             async for happening in happenings:

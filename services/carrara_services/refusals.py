@@ -7,15 +7,29 @@ from __future__ import annotations
 
 
 class QueueFullError(Exception):
-    """The waiting line is full.
+    """There is more work before this than may be, or than its deadline allows.
 
     Attributes:
         retry_after_seconds: When it is worth coming back.
     """
 
-    def __init__(self, jobs: int, *, retry_after_seconds: float) -> None:
-        super().__init__(f"{jobs} jobs are waiting, which is the limit")
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class TooLargeError(Exception):
+    """The work needs more memory than the device has, even alone.
+
+    Attributes:
+        step: Steps done.
+    """
+
+    def __init__(self, *, step: int) -> None:
+        super().__init__(
+            "this job needs more memory than the device has; ask for a smaller picture"
+        )
+        self.step = step
 
 
 class DrainingError(Exception):

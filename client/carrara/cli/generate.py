@@ -52,6 +52,9 @@ def generate(
         ),
     ] = None,
     timeout_seconds: Annotated[float, typer.Option(help="For everything together.")] = 600,
+    priority: Annotated[
+        str, typer.Option(help="low, normal or high: who is served first where many wait.")
+    ] = "normal",
     cascade: Annotated[
         Path | None, typer.Option(help="A manifest, in place of addresses.", metavar="FILE")
     ] = None,
@@ -108,6 +111,7 @@ def generate(
                 "height": height,
                 "width": width,
                 "timeout_seconds": timeout_seconds,
+                "priority": priority,
                 **settings,
             },
         )

@@ -31,6 +31,13 @@ class OutputFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTPUT_FORMAT_UINT8: _ClassVar[OutputFormat]
     OUTPUT_FORMAT_PNG: _ClassVar[OutputFormat]
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_LOW: _ClassVar[Priority]
+    PRIORITY_NORMAL: _ClassVar[Priority]
+    PRIORITY_HIGH: _ClassVar[Priority]
+
 class Numerics(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     NUMERICS_UNSPECIFIED: _ClassVar[Numerics]
@@ -56,6 +63,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_DRAINING: _ClassVar[ErrorReason]
     ERROR_REASON_NUMERICAL: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+    ERROR_REASON_OUT_OF_MEMORY: _ClassVar[ErrorReason]
 ROLE_UNSPECIFIED: Role
 ROLE_TEXT_ENCODER: Role
 ROLE_GENERATOR: Role
@@ -70,6 +78,10 @@ KIND_IMAGE: Kind
 OUTPUT_FORMAT_UNSPECIFIED: OutputFormat
 OUTPUT_FORMAT_UINT8: OutputFormat
 OUTPUT_FORMAT_PNG: OutputFormat
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_LOW: Priority
+PRIORITY_NORMAL: Priority
+PRIORITY_HIGH: Priority
 NUMERICS_UNSPECIFIED: Numerics
 NUMERICS_EXACT: Numerics
 NUMERICS_FAST: Numerics
@@ -87,6 +99,7 @@ ERROR_REASON_DEADLINE: ErrorReason
 ERROR_REASON_DRAINING: ErrorReason
 ERROR_REASON_NUMERICAL: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
+ERROR_REASON_OUT_OF_MEMORY: ErrorReason
 
 class Contract(_message.Message):
     __slots__ = ("kind", "space", "producer", "tensors", "size_factor", "scaling_factor", "shift_factor")
@@ -201,13 +214,14 @@ class Arguments(_message.Message):
     def __init__(self, num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., true_cfg_scale: _Optional[float] = ..., scheduler: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., eta: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., noise_level: _Optional[int] = ..., original_size: _Optional[_Iterable[int]] = ..., target_size: _Optional[_Iterable[int]] = ..., crops_coords_top_left: _Optional[_Iterable[int]] = ..., negative_original_size: _Optional[_Iterable[int]] = ..., negative_target_size: _Optional[_Iterable[int]] = ..., negative_crops_coords_top_left: _Optional[_Iterable[int]] = ..., use_resolution_binning: _Optional[bool] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("arguments", "conditioning", "sample", "random_state", "consumer", "output_format", "stage_fingerprint", "resumable", "resume")
+    __slots__ = ("arguments", "conditioning", "sample", "random_state", "consumer", "output_format", "priority", "stage_fingerprint", "resumable", "resume")
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     CONDITIONING_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     RANDOM_STATE_FIELD_NUMBER: _ClassVar[int]
     CONSUMER_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     STAGE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     RESUMABLE_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
@@ -217,10 +231,11 @@ class Job(_message.Message):
     random_state: RandomState
     consumer: Contract
     output_format: OutputFormat
+    priority: Priority
     stage_fingerprint: str
     resumable: bool
     resume: JobState
-    def __init__(self, arguments: _Optional[_Union[Arguments, _Mapping]] = ..., conditioning: _Optional[_Union[Conditioning, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., random_state: _Optional[_Union[RandomState, _Mapping]] = ..., consumer: _Optional[_Union[Contract, _Mapping]] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., stage_fingerprint: _Optional[str] = ..., resumable: _Optional[bool] = ..., resume: _Optional[_Union[JobState, _Mapping]] = ...) -> None: ...
+    def __init__(self, arguments: _Optional[_Union[Arguments, _Mapping]] = ..., conditioning: _Optional[_Union[Conditioning, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., random_state: _Optional[_Union[RandomState, _Mapping]] = ..., consumer: _Optional[_Union[Contract, _Mapping]] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., stage_fingerprint: _Optional[str] = ..., resumable: _Optional[bool] = ..., resume: _Optional[_Union[JobState, _Mapping]] = ...) -> None: ...
 
 class JobState(_message.Message):
     __slots__ = ("step", "tensors", "random_state", "provenance", "job_digest", "usage")
@@ -260,10 +275,12 @@ class Event(_message.Message):
     def __init__(self, queued: _Optional[_Union[Queued, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., preview: _Optional[_Union[Preview, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., suspended: _Optional[_Union[JobState, _Mapping]] = ...) -> None: ...
 
 class Queued(_message.Message):
-    __slots__ = ("position",)
+    __slots__ = ("position", "expected_start_ms")
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_START_MS_FIELD_NUMBER: _ClassVar[int]
     position: int
-    def __init__(self, position: _Optional[int] = ...) -> None: ...
+    expected_start_ms: float
+    def __init__(self, position: _Optional[int] = ..., expected_start_ms: _Optional[float] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("step", "num_steps")
@@ -421,17 +438,21 @@ class Argument(_message.Message):
     def __init__(self, name: _Optional[str] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., default_number: _Optional[float] = ..., multiple_of: _Optional[int] = ..., choices: _Optional[_Iterable[str]] = ..., length: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("draining", "jobs_queued", "jobs_running", "rows", "max_batch_rows", "max_queue_jobs")
+    __slots__ = ("queue_seconds", "max_queue_seconds", "draining", "jobs_queued", "jobs_running", "rows", "max_batch_rows", "max_queue_jobs")
+    QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     JOBS_QUEUED_FIELD_NUMBER: _ClassVar[int]
     JOBS_RUNNING_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_JOBS_FIELD_NUMBER: _ClassVar[int]
+    queue_seconds: float
+    max_queue_seconds: float
     draining: bool
     jobs_queued: int
     jobs_running: int
     rows: int
     max_batch_rows: int
     max_queue_jobs: int
-    def __init__(self, draining: _Optional[bool] = ..., jobs_queued: _Optional[int] = ..., jobs_running: _Optional[int] = ..., rows: _Optional[int] = ..., max_batch_rows: _Optional[int] = ..., max_queue_jobs: _Optional[int] = ...) -> None: ...
+    def __init__(self, queue_seconds: _Optional[float] = ..., max_queue_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., jobs_queued: _Optional[int] = ..., jobs_running: _Optional[int] = ..., rows: _Optional[int] = ..., max_batch_rows: _Optional[int] = ..., max_queue_jobs: _Optional[int] = ...) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from carrara.v1 import stage_pb2 as carrara_dot_v1_dot_stage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61rrara/v1/text_encoder.proto\x12\ncarrara.v1\x1a\x16\x63\x61rrara/v1/stage.proto\"\xa2\x04\n\rEncodeRequest\x12\x13\n\x06prompt\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08prompt_2\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08prompt_3\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x1c\n\x0fnegative_prompt\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x1e\n\x11negative_prompt_2\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x1e\n\x11negative_prompt_3\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x10\n\x08guidance\x18\x07 \x01(\x08\x12 \n\x13max_sequence_length\x18\x08 \x01(\rH\x06\x88\x01\x01\x12\x16\n\tclip_skip\x18\t \x01(\rH\x07\x88\x01\x01\x12\x1a\n\rclean_caption\x18\n \x01(\x08H\x08\x88\x01\x01\x12&\n\x19\x63omplex_human_instruction\x18\x0b \x01(\tH\t\x88\x01\x01\x12\x19\n\x11stage_fingerprint\x18\x0e \x01(\tB\t\n\x07_promptB\x0b\n\t_prompt_2B\x0b\n\t_prompt_3B\x12\n\x10_negative_promptB\x14\n\x12_negative_prompt_2B\x14\n\x12_negative_prompt_3B\x16\n\x14_max_sequence_lengthB\x0c\n\n_clip_skipB\x10\n\x0e_clean_captionB\x1c\n\x1a_complex_human_instructionJ\x04\x08\x0c\x10\rJ\x04\x08\r\x10\x0e\"4\n\x0e\x45ncodeResponse\x12\"\n\x06result\x18\x01 \x01(\x0b\x32\x12.carrara.v1.Result2U\n\x12TextEncoderService\x12?\n\x06\x45ncode\x12\x19.carrara.v1.EncodeRequest\x1a\x1a.carrara.v1.EncodeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61rrara/v1/text_encoder.proto\x12\ncarrara.v1\x1a\x16\x63\x61rrara/v1/stage.proto\"\xc4\x04\n\rEncodeRequest\x12\x13\n\x06prompt\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08prompt_2\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08prompt_3\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x1c\n\x0fnegative_prompt\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x1e\n\x11negative_prompt_2\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x1e\n\x11negative_prompt_3\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x10\n\x08guidance\x18\x07 \x01(\x08\x12 \n\x13max_sequence_length\x18\x08 \x01(\rH\x06\x88\x01\x01\x12\x16\n\tclip_skip\x18\t \x01(\rH\x07\x88\x01\x01\x12\x1a\n\rclean_caption\x18\n \x01(\x08H\x08\x88\x01\x01\x12&\n\x19\x63omplex_human_instruction\x18\x0b \x01(\tH\t\x88\x01\x01\x12&\n\x08priority\x18\r \x01(\x0e\x32\x14.carrara.v1.Priority\x12\x19\n\x11stage_fingerprint\x18\x0e \x01(\tB\t\n\x07_promptB\x0b\n\t_prompt_2B\x0b\n\t_prompt_3B\x12\n\x10_negative_promptB\x14\n\x12_negative_prompt_2B\x14\n\x12_negative_prompt_3B\x16\n\x14_max_sequence_lengthB\x0c\n\n_clip_skipB\x10\n\x0e_clean_captionB\x1c\n\x1a_complex_human_instructionJ\x04\x08\x0c\x10\r\"4\n\x0e\x45ncodeResponse\x12\"\n\x06result\x18\x01 \x01(\x0b\x32\x12.carrara.v1.Result2U\n\x12TextEncoderService\x12?\n\x06\x45ncode\x12\x19.carrara.v1.EncodeRequest\x1a\x1a.carrara.v1.EncodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'carrara.v1.text_encoder_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENCODEREQUEST']._serialized_start=70
-  _globals['_ENCODEREQUEST']._serialized_end=616
-  _globals['_ENCODERESPONSE']._serialized_start=618
-  _globals['_ENCODERESPONSE']._serialized_end=670
-  _globals['_TEXTENCODERSERVICE']._serialized_start=672
-  _globals['_TEXTENCODERSERVICE']._serialized_end=757
+  _globals['_ENCODEREQUEST']._serialized_end=650
+  _globals['_ENCODERESPONSE']._serialized_start=652
+  _globals['_ENCODERESPONSE']._serialized_end=704
+  _globals['_TEXTENCODERSERVICE']._serialized_start=706
+  _globals['_TEXTENCODERSERVICE']._serialized_end=791
 # @@protoc_insertion_point(module_scope)

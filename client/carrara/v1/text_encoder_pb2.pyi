@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3", "guidance", "max_sequence_length", "clip_skip", "clean_caption", "complex_human_instruction", "stage_fingerprint")
+    __slots__ = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3", "guidance", "max_sequence_length", "clip_skip", "clean_caption", "complex_human_instruction", "priority", "stage_fingerprint")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_2_FIELD_NUMBER: _ClassVar[int]
     PROMPT_3_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class EncodeRequest(_message.Message):
     CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
     CLEAN_CAPTION_FIELD_NUMBER: _ClassVar[int]
     COMPLEX_HUMAN_INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     STAGE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     prompt_2: str
@@ -31,8 +32,9 @@ class EncodeRequest(_message.Message):
     clip_skip: int
     clean_caption: bool
     complex_human_instruction: str
+    priority: _stage_pb2.Priority
     stage_fingerprint: str
-    def __init__(self, prompt: _Optional[str] = ..., prompt_2: _Optional[str] = ..., prompt_3: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., negative_prompt_2: _Optional[str] = ..., negative_prompt_3: _Optional[str] = ..., guidance: _Optional[bool] = ..., max_sequence_length: _Optional[int] = ..., clip_skip: _Optional[int] = ..., clean_caption: _Optional[bool] = ..., complex_human_instruction: _Optional[str] = ..., stage_fingerprint: _Optional[str] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., prompt_2: _Optional[str] = ..., prompt_3: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., negative_prompt_2: _Optional[str] = ..., negative_prompt_3: _Optional[str] = ..., guidance: _Optional[bool] = ..., max_sequence_length: _Optional[int] = ..., clip_skip: _Optional[int] = ..., clean_caption: _Optional[bool] = ..., complex_human_instruction: _Optional[str] = ..., priority: _Optional[_Union[_stage_pb2.Priority, str]] = ..., stage_fingerprint: _Optional[str] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
     __slots__ = ("result",)

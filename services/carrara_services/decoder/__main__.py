@@ -32,10 +32,15 @@ def open_stage(settings: Settings) -> Stage:
             part,
             role=ROLE,
             max_queue_jobs=settings.max_queue_jobs,
+            max_queue_seconds=settings.max_queue_seconds,
             max_batch_rows=settings.max_batch_rows,
         )
     else:
-        engine = DecoderEngine(part, max_queue_jobs=settings.max_queue_jobs)
+        engine = DecoderEngine(
+            part,
+            max_queue_jobs=settings.max_queue_jobs,
+            max_queue_seconds=settings.max_queue_seconds,
+        )
     servicer = DecoderServicer(
         Jobs(engine, role=ROLE, runtime=runtime, also_accepts=settings.also_accepts)
     )
@@ -46,7 +51,7 @@ def open_stage(settings: Settings) -> Stage:
     def watch(metrics: Metrics) -> None:
         if isinstance(engine, DenoisingEngine):
             engine.loop.watch = metrics.watch_batch(
-                rows=lambda: engine.rows, max_batch_rows=engine.max_batch_rows
+                rows=lambda: engine.rows, max_batch_rows=lambda: engine.max_batch_rows
             )
 
     return Stage(
@@ -58,7 +63,7 @@ def open_stage(settings: Settings) -> Stage:
         warm_up=engine.warm_up,
         line=engine.line,
         rows=lambda: engine.rows,
-        max_batch_rows=engine.max_batch_rows,
+        max_batch_rows=lambda: engine.max_batch_rows,
         resumable=engine.resumable,
         hand_back=engine.hand_back,
         close=engine.close,

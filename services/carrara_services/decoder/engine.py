@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -10,15 +11,10 @@ import torch
 from carrara_models.contracts import Kind
 from carrara_models.parts import Decoder, DenoisingRequest, JobState, Sample
 from carrara_models.pixels import handed_on
-from carrara_services.admission import (
-    Finished,
-    Progress,
-    Queued,
-    Suspended,
-    WaitingLine,
-    finished,
-    follow,
-)
+from carrara_services.admission.demand import Demand, Priority
+from carrara_services.admission.following import finished, follow
+from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
+from carrara_services.admission.line import WaitingLine
 from carrara_services.decoder import ROLE
 from carrara_services.worker import Worker
 
@@ -40,9 +36,16 @@ class DecoderEngine:
     max_batch_rows = 1
     resumable = False
 
-    def __init__(self, part: Decoder, *, max_queue_jobs: int) -> None:
+    def __init__(
+        self, part: Decoder, *, max_queue_jobs: int, max_queue_seconds: float = math.inf
+    ) -> None:
         self.part = part
-        self.worker = Worker(self._decode, name="decoding", max_queue_jobs=max_queue_jobs)
+        self.worker = Worker(
+            self._decode,
+            name="decoding",
+            max_queue_jobs=max_queue_jobs,
+            max_queue_seconds=max_queue_seconds,
+        )
 
     @property
     def line(self) -> WaitingLine:
@@ -61,6 +64,7 @@ class DecoderEngine:
         deadline: float | None,
         resume: JobState | None = None,
         resumable: bool = False,
+        priority: Priority = Priority.NORMAL,
     ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
         """Decodes one sample and yields what happens; the result is a `Sample` of pixels.
 
@@ -68,7 +72,10 @@ class DecoderEngine:
             resumable: Whether it might be suspended; it never is.
         """
         assert resume is None, "who calls has seen that it is not resumable"
-        return follow(self.worker.line, request, deadline=deadline, stage=ROLE)
+        sample = request.sample
+        pixels = 1 if sample is None else max(1, sample.height * sample.width)
+        demand = Demand(cost=float(pixels), priority=priority)
+        return follow(self.line, request, deadline=deadline, stage=ROLE, demand=demand)
 
     async def warm_up(self) -> None:
         """Decodes a small black sample, on the path that requests take."""

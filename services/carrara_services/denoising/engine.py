@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,11 @@ import torch
 
 from carrara_models.contracts import Contract, Kind
 from carrara_models.parts import Denoiser, DenoisingRequest, JobState, Sample
-from carrara_services.admission import Finished, Progress, Queued, Suspended, WaitingLine, follow
+from carrara_services.admission.demand import Priority
+from carrara_services.admission.following import follow
+from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
+from carrara_services.admission.line import WaitingLine
+from carrara_services.denoising.demand import demand_of
 from carrara_services.denoising.loop import DenoisingLoop, Work
 
 # Of a consumer that the warm-up invents for a denoiser without the VAE.
@@ -19,6 +24,7 @@ _WARM_UP_SIZE_FACTOR = 8
 # Cells a side: as few as a UNet that halves them three times takes.
 _WARM_UP_CELLS = 8
 _WARM_UP_TOKENS = 1
+_MAX_WARM_UP_SECONDS = 10.0
 
 
 class DenoisingEngine:
@@ -33,11 +39,20 @@ class DenoisingEngine:
     resumable = True
 
     def __init__(
-        self, part: Denoiser, *, role: str, max_queue_jobs: int, max_batch_rows: int
+        self,
+        part: Denoiser,
+        *,
+        role: str,
+        max_queue_jobs: int,
+        max_queue_seconds: float = math.inf,
+        max_batch_rows: int,
     ) -> None:
         self.part = part
         self.loop = DenoisingLoop(
-            part, max_queue_jobs=max_queue_jobs, max_batch_rows=max_batch_rows
+            part,
+            max_queue_jobs=max_queue_jobs,
+            max_queue_seconds=max_queue_seconds,
+            max_batch_rows=max_batch_rows,
         )
         self._role = role
 
@@ -63,6 +78,7 @@ class DenoisingEngine:
         deadline: float | None,
         resume: JobState | None = None,
         resumable: bool = False,
+        priority: Priority = Priority.NORMAL,
     ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
         """Runs one job and yields what happens; the result is a `carrara_models.parts.Sample`.
 
@@ -70,16 +86,28 @@ class DenoisingEngine:
             resume: Where it goes on; None begins it.
             resumable: Whether it may end suspended, with a `carrara_models.parts.JobState`.
         """
+        done = 0 if resume is None else resume.step
+        demand = demand_of(self.part, request, priority=priority, steps_done=done)
         work = Work(request, resume, resumable)
-        return follow(self.loop.line, work, deadline=deadline, stage=self._role)
+        return follow(self.line, work, deadline=deadline, stage=self._role, demand=demand)
 
     def hand_back(self) -> None:
         """Refuses new jobs and hands back what can go on elsewhere."""
         self.loop.hand_back()
 
     async def warm_up(self) -> None:
-        """Makes the smallest picture in two steps, on the path that requests take."""
-        request = warm_up_request(self.part)
+        """Makes the smallest picture in two steps, on the path that requests take.
+
+        Then one of the default size, from which the loop knows its pace, unless that takes long.
+        """
+        smallest = warm_up_request(self.part)
+        await self._run_to_the_end(smallest)
+        request = replace(smallest, height=None, width=None)
+        expected = self.line.seconds(demand_of(self.part, request, priority=Priority.NORMAL).cost)
+        if request != smallest and expected is not None and expected < _MAX_WARM_UP_SECONDS:
+            await self._run_to_the_end(request)
+
+    async def _run_to_the_end(self, request: DenoisingRequest) -> None:
         async with contextlib.aclosing(self.run(request, deadline=None)) as happenings:  # type: ignore[type-var]
             async for _ in happenings:
                 pass

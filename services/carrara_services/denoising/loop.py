@@ -1,13 +1,14 @@
 """The denoising loop: one batch per device, whose rows differ and come and go between steps.
 
-Each turn takes every running job one step on: one network call per group of jobs that may share
-one, then each job's own scheduler. It knows nothing of gRPC, and of a job only what
+Each turn takes the jobs of one group, those that may share a network call, one step on; groups take
+turns, the one with the most urgent job first. It knows nothing of gRPC, and of a job only what
 `carrara_models.parts.Job` says.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -16,15 +17,10 @@ from dataclasses import dataclass
 import torch
 
 from carrara_models.parts import Denoiser, DenoisingRequest, Job, JobState
-from carrara_services.admission import (
-    Failed,
-    Finished,
-    Progress,
-    Suspended,
-    Ticket,
-    Usage,
-    WaitingLine,
-)
+from carrara_services.admission.happenings import Failed, Finished, Progress, Suspended, Usage
+from carrara_services.admission.line import Ticket, WaitingLine
+from carrara_services.denoising.memory import is_out_of_memory, release_memory
+from carrara_services.refusals import TooLargeError
 from carrara_services.watch import TickWatch
 
 logger = logging.getLogger(__name__)
@@ -50,6 +46,7 @@ class _Row:
     def __init__(self, ticket: Ticket, job: Job) -> None:
         self.ticket, self.job = ticket, job
         self.first_step, self.rows = job.step, 0
+        self.steps = max(1, job.num_steps - job.step)  # to be done here
 
     @property
     def work(self) -> Work:
@@ -64,23 +61,37 @@ class _Row:
 class DenoisingLoop:
     """Runs a denoiser's jobs in a thread of its own.
 
-    Jobs start in the order in which they came, as soon as `max_batch_rows` has room; a wide one is
-    not overtaken by narrow ones. What a job raises is that job's alone.
+    The most urgent job starts as soon as `max_batch_rows` has room; a wide one is not overtaken by
+    narrow ones. What a job raises is that job's alone.
 
     Attributes:
         line: Where its jobs wait.
         watch: Is told of each tick that begins from when it is set; None counts nothing.
     """
 
-    def __init__(self, denoiser: Denoiser, *, max_queue_jobs: int, max_batch_rows: int) -> None:
-        self.line = WaitingLine(max_jobs=max_queue_jobs)
-        self.max_batch_rows = max_batch_rows
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        max_queue_jobs: int,
+        max_batch_rows: int,
+        max_queue_seconds: float = math.inf,
+    ) -> None:
+        self.line = WaitingLine(
+            max_jobs=max_queue_jobs, max_seconds=max_queue_seconds, width=max_batch_rows
+        )
         self.watch: TickWatch | None = None
         self._denoiser = denoiser
         self._active: list[_Row] = []
+        self._served: set[tuple[object, ...]] = set()  # in this round
         self._suspending = False
         self._thread = threading.Thread(target=self._run, name="denoising", daemon=True)
         self._thread.start()
+
+    @property
+    def max_batch_rows(self) -> int:
+        """How many rows may run; fewer from when they were too many for the device's memory."""
+        return self.line.width
 
     @property
     def rows(self) -> int:
@@ -133,21 +144,26 @@ class DenoisingLoop:
         self._active.append(_Row(ticket, job))
 
     def _turn(self) -> None:
-        """Takes every running job one step on."""
+        """Takes the jobs of one group one step on: each group once, then each once again."""
         groups: dict[tuple[object, ...], list[_Row]] = {}
-        for row in self._active:
+        for row in self._that_stay():
             groups.setdefault(row.job.group, []).append(row)
-        for rows in groups.values():
-            present = self._that_stay(rows)
-            if not present:
-                continue
-            self._tick(present)
-            self.line.beat()
+        if not groups:
+            return
+        if self._served.issuperset(groups):
+            self._served.clear()
+        group = min(
+            groups.keys() - self._served,
+            key=lambda each: min(row.ticket.urgency for row in groups[each]),
+        )
+        self._served.add(group)
+        self._tick(groups[group])
+        self.line.beat()
 
-    def _that_stay(self, rows: Sequence[_Row]) -> list[_Row]:
+    def _that_stay(self) -> list[_Row]:
         """Lets go whom nobody waits for any more, and at the end who can go on elsewhere."""
         staying = []
-        for row in rows:
+        for row in tuple(self._active):
             end = None
             if not row.ticket.abandoned:
                 state = row.job.state() if self._suspending and row.work.resumable else None
@@ -160,35 +176,80 @@ class DenoisingLoop:
         return staying
 
     def _tick(self, rows: Sequence[_Row]) -> None:
-        """Takes jobs of one group one step on; if the network's call fails, each alone."""
+        """Takes jobs of one group one step on, as many at a time as may be."""
+        waiting = list(rows)
+        while waiting:
+            # Anew for each: a call may have shown that so many are too many.
+            batch = self._first_batch(waiting)
+            del waiting[: len(batch)]
+            failure = self._step(batch)
+            if failure is None:
+                continue
+            if is_out_of_memory(failure):
+                self._step_in_less_memory(batch)
+            elif len(batch) == 1:
+                self._drop(batch[0], failure)
+            else:
+                logger.warning(
+                    "a batch of %d jobs failed, trying each alone", len(batch), exc_info=failure
+                )
+                for row in batch:
+                    self._tick([row])
+
+    def _first_batch(self, rows: Sequence[_Row]) -> list[_Row]:
+        """As many as may be in one call, and one in any case."""
+        batch: list[_Row] = []
+        for row in rows:
+            if batch and _rows_of(batch) + row.job.rows > self.max_batch_rows:
+                break
+            batch.append(row)
+        return batch
+
+    def _step_in_less_memory(self, batch: Sequence[_Row]) -> None:
+        """After a call for which memory was too small: half as many rows from now on."""
+        release_memory()
+        if len(batch) > 1:
+            self.line.width = max(1, min(self.max_batch_rows, _rows_of(batch)) // 2)
+            logger.warning(
+                "out of memory with %d rows: at most %d from now on",
+                _rows_of(batch),
+                self.max_batch_rows,
+            )
+            self._tick(batch)
+            return
+        failure = self._step(batch)  # once more, in what has been released
+        if failure is not None:
+            row = batch[0]
+            too_large = is_out_of_memory(failure)
+            self._drop(row, TooLargeError(step=row.job.step) if too_large else failure)
+
+    def _step(self, rows: Sequence[_Row]) -> Exception | None:
+        """Takes jobs one step on by one call of the network; gives the error if that fails."""
         watch = self.watch  # now: a tick that began before anybody watched is not theirs
         began = time.perf_counter()
         try:
             outputs = self._denoiser.predict([row.job for row in rows])
         except Exception as error:
-            if len(rows) == 1:
-                self._drop(rows[0], error)
-                return
-            logger.warning(
-                "a batch of %d jobs failed, trying each alone", len(rows), exc_info=error
-            )
-            for row in rows:
-                self._tick([row])
-            return
+            # Without its traceback, which keeps the tensors of the call.
+            return error.with_traceback(None) if is_out_of_memory(error) else error
         seconds = time.perf_counter() - began
-        total = sum(row.job.rows for row in rows)
+        total = _rows_of(rows)
         for row in rows:
             row.ticket.compute_seconds += seconds * row.job.rows / total
             row.rows += row.job.rows
         began_advancing = time.perf_counter()
         errors = self._advance([row.job for row in rows], outputs)
         seconds = time.perf_counter() - began_advancing
+        cost = sum(row.ticket.demand.cost / row.steps for row in rows)
         for row, problem in zip(rows, errors, strict=True):
             row.ticket.compute_seconds += seconds / len(rows)
             self._after_step(row, problem)
+        # After the schedulers: a GPU's call returns early, and they wait for what it makes.
+        seconds = time.perf_counter() - began
+        self.line.tell_pace(rows=total, cost=cost, seconds=seconds)
         if watch is not None:
-            # After the schedulers: a GPU's call returns early, and they wait for what it makes.
-            watch(seconds=time.perf_counter() - began, jobs=len(rows), rows=total)
+            watch(seconds=seconds, jobs=len(rows), rows=total)
+        return None
 
     def _advance(
         self, jobs: Sequence[Job], outputs: Sequence[torch.Tensor]
@@ -214,6 +275,7 @@ class DenoisingLoop:
         if error is not None:
             self._drop(row, error)
             return
+        ticket.share_done = (job.step - row.first_step) / row.steps
         ticket.tell(Progress(job.step, job.num_steps))
         if sample is not None:
             self._active.remove(row)
@@ -222,3 +284,7 @@ class DenoisingLoop:
     def _drop(self, row: _Row, error: Exception) -> None:
         self._active.remove(row)
         self.line.leave(row.ticket, Failed(error))
+
+
+def _rows_of(rows: Sequence[_Row]) -> int:
+    return sum(row.job.rows for row in rows)

@@ -28,6 +28,7 @@ def open_stage(settings: Settings) -> Stage:
         part,
         role=ROLE,
         max_queue_jobs=settings.max_queue_jobs,
+        max_queue_seconds=settings.max_queue_seconds,
         max_batch_rows=settings.max_batch_rows,
     )
     loop = engine.loop
@@ -39,7 +40,9 @@ def open_stage(settings: Settings) -> Stage:
         generator_pb2_grpc.add_GeneratorServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
 
     def watch(metrics: Metrics) -> None:
-        loop.watch = metrics.watch_batch(rows=lambda: loop.rows, max_batch_rows=loop.max_batch_rows)
+        loop.watch = metrics.watch_batch(
+            rows=lambda: loop.rows, max_batch_rows=lambda: loop.max_batch_rows
+        )
 
     return Stage(
         role=ROLE,
@@ -50,7 +53,7 @@ def open_stage(settings: Settings) -> Stage:
         warm_up=engine.warm_up,
         line=engine.line,
         rows=lambda: engine.rows,
-        max_batch_rows=engine.max_batch_rows,
+        max_batch_rows=lambda: engine.max_batch_rows,
         resumable=engine.resumable,
         hand_back=engine.hand_back,
         close=engine.close,

@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from carrara.v1 import stage_pb2, stage_pb2_grpc
-from carrara_services.admission import WaitingLine
+from carrara_services.admission.line import WaitingLine
 from carrara_services.serving import describe, limits, validation
 from carrara_services.serving.addresses import check_bind, check_metrics_bind, refuse_taken
 from carrara_services.serving.interceptors import Calls
@@ -43,7 +43,7 @@ class Stage:
         warm_up: Runs the network once on the path that requests take.
         line: Where its work waits; health follows it.
         rows: Tells how many rows the network's batch has now.
-        max_batch_rows: How many it may have.
+        max_batch_rows: Tells how many it may have.
         hand_back: Refuses what waits when draining begins, and suspends of what runs what it can;
             the rest is finished.
         close: Ends the worker's thread; blocks until it has.
@@ -60,7 +60,7 @@ class Stage:
     warm_up: Callable[[], Awaitable[None]]
     line: WaitingLine
     rows: Callable[[], int]
-    max_batch_rows: int
+    max_batch_rows: Callable[[], int]
     hand_back: Callable[[], None]
     close: Callable[[], None]
     watch: Callable[[Metrics], None] = lambda metrics: None
@@ -81,8 +81,10 @@ class _StageServicer(stage_pb2_grpc.StageServiceServicer):
             jobs_queued=stage.line.queued,
             jobs_running=stage.line.running,
             rows=stage.rows(),
-            max_batch_rows=stage.max_batch_rows,
+            max_batch_rows=stage.max_batch_rows(),
             max_queue_jobs=stage.line.max_jobs,
+            queue_seconds=stage.line.backlog_seconds or 0.0,
+            max_queue_seconds=stage.line.max_seconds,
         )
         return describe.describe(
             stage.part,

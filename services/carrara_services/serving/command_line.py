@@ -51,6 +51,13 @@ NumThreads = Annotated[
 MaxQueueJobs = Annotated[
     int | None, typer.Option(help="How many jobs may wait. [CARRARA_MAX_QUEUE_JOBS; 64]")
 ]
+MaxQueueSeconds = Annotated[
+    float | None,
+    typer.Option(
+        help="How long what waits and runs may take for more to be let in. "
+        "[CARRARA_MAX_QUEUE_SECONDS; 600]"
+    ),
+]
 MaxBatchRows = Annotated[
     int | None, typer.Option(help="Generators: rows of a batch. [CARRARA_MAX_BATCH_ROWS; 32]")
 ]
@@ -98,6 +105,7 @@ def run_stage(role: str, open_stage: Callable[[Settings], app.Stage]) -> None:
         dtype: Dtype = None,
         num_threads: NumThreads = None,
         max_queue_jobs: MaxQueueJobs = None,
+        max_queue_seconds: MaxQueueSeconds = None,
         max_batch_rows: MaxBatchRows = None,
         also_accepts: AlsoAccepts = None,
         insecure: Insecure = None,

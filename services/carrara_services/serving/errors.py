@@ -17,6 +17,7 @@ from carrara_services.refusals import (
     QueueFullError,
     RandomStateError,
     StalledError,
+    TooLargeError,
     UnknownFieldError,
 )
 
@@ -68,6 +69,7 @@ TABLE: tuple[tuple[type[Exception], grpc.StatusCode, str, Details], ...] = (
     (ContractError, grpc.StatusCode.FAILED_PRECONDITION, "CONTRACT", _precondition("CONTRACT")),
     (JobStateError, grpc.StatusCode.FAILED_PRECONDITION, "STATE", _precondition("STATE")),
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", _retry_info),
+    (TooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY", _nothing),
     (DrainingError, grpc.StatusCode.UNAVAILABLE, "DRAINING", _nothing),
     (StalledError, grpc.StatusCode.UNAVAILABLE, "INTERNAL", _nothing),
     (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE", _nothing),

@@ -10,6 +10,7 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_CONCURRENT_CALLS = 1024  # health watches included
 MAX_PROMPT_BYTES = 8192  # UTF-8
 MAX_QUEUE_JOBS = 64
+MAX_QUEUE_SECONDS = 600.0  # what waits longer than clients wait by default is of no use
 MAX_BATCH_ROWS = 32
 MAX_CACHED_TEXTS = 1024
 MAX_CACHED_BYTES = 256 * 1024 * 1024

@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from carrara.v1 import stage_pb2
-from carrara_services.admission import WaitingLine
+from carrara_services.admission.line import WaitingLine
 from carrara_services.serving.describe import DescribedPart, Runtime
 from carrara_services.serving.settings import SettingsError
 from carrara_services.watch import Outcome, TickWatch
@@ -155,9 +155,17 @@ class Metrics:
         jobs.labels("queued").set_function(lambda: line.queued)
         jobs.labels("running").set_function(lambda: line.running)
         self._gauge("carrara_max_queue_jobs", "How many jobs may wait.").set(line.max_jobs)
+        self._gauge(
+            "carrara_queue_seconds", "How long all that waits and runs takes, at the stage's pace."
+        ).set_function(lambda: line.backlog_seconds or 0.0)
+        self._gauge(
+            "carrara_max_queue_seconds", "The most of that at which more work is let in."
+        ).set(line.max_seconds)
         line.watch = self
 
-    def watch_batch(self, *, rows: Callable[[], int], max_batch_rows: int) -> TickWatch:
+    def watch_batch(
+        self, *, rows: Callable[[], int], max_batch_rows: Callable[[], int]
+    ) -> TickWatch:
         """Reads how full a denoising loop's batch is; what it returns counts the loop's ticks."""
         seconds_of_ticks = self._histogram(
             "carrara_tick_seconds",
@@ -172,7 +180,7 @@ class Metrics:
         )
         steps = self._counter("carrara_steps", "Steps of all jobs; each job in a tick makes one.")
         self._gauge("carrara_batch_rows", "Rows of the jobs that run now.").set_function(rows)
-        self._gauge("carrara_max_batch_rows", "How many rows may run at a time.").set(
+        self._gauge("carrara_max_batch_rows", "How many rows may run at a time.").set_function(
             max_batch_rows
         )
 

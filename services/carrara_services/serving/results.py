@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from carrara.v1 import stage_pb2
-from carrara_services.admission import Progress, Queued, Usage
+from carrara_services.admission.happenings import Progress, Queued, Usage
 
 
 def usage(
@@ -30,7 +30,11 @@ def usage(
 def under_way(happening: Queued | Progress) -> stage_pb2.Event:
     """Makes the event of something that happens before the result."""
     if isinstance(happening, Queued):
-        return stage_pb2.Event(queued=stage_pb2.Queued(position=happening.position))
+        wait = happening.expected_wait_seconds
+        queued = stage_pb2.Queued(
+            position=happening.position, expected_start_ms=None if wait is None else wait * 1e3
+        )
+        return stage_pb2.Event(queued=queued)
     return stage_pb2.Event(
         progress=stage_pb2.Progress(step=happening.step, num_steps=happening.num_steps)
     )

@@ -31,6 +31,8 @@ class Settings(BaseSettings):
         dtype: Of the networks; None is float32 on CPU and float16 on CUDA.
         num_threads: That torch computes with; None is torch's own choice. Results depend on it.
         max_queue_jobs: How many jobs may wait.
+        max_queue_seconds: How long the work that waits and runs may take, at the stage's own pace,
+            for more to be let in.
         max_batch_rows: Rows of the network's batch; generators only.
         insecure: Allows addresses that other machines can reach.
         metrics_bind: HOST:PORT where Prometheus finds the metrics; None serves none.
@@ -51,6 +53,7 @@ class Settings(BaseSettings):
     dtype: Dtype | None = None
     num_threads: int | None = Field(default=None, ge=1)
     max_queue_jobs: int = Field(default=limits.MAX_QUEUE_JOBS, ge=1)
+    max_queue_seconds: float = Field(default=limits.MAX_QUEUE_SECONDS, gt=0, le=86400)
     max_batch_rows: int = Field(default=limits.MAX_BATCH_ROWS, ge=1)
     insecure: bool = False
     metrics_bind: str | None = None

@@ -13,6 +13,7 @@ from carrara.v1 import stage_pb2, tensor_pb2
 from carrara_models.contracts import Argument
 from carrara_models.errors import BadFieldError, ContractError
 from carrara_models.limits import MAX_PIXELS
+from carrara_services.admission.demand import Priority
 from carrara_services.refusals import FingerprintError, UnknownFieldError
 from carrara_services.serving import limits
 
@@ -55,6 +56,23 @@ def check_fingerprint(wanted: str, *, have: str) -> None:
     """
     if wanted and wanted != have:
         raise FingerprintError(wanted, have=have)
+
+
+def read_priority(value: int, *, field: str) -> Priority:
+    """Reads a priority; none is the normal one.
+
+    Raises:
+        BadFieldError: It is none that this version knows.
+    """
+    known: dict[int, Priority] = {
+        stage_pb2.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+        stage_pb2.PRIORITY_LOW: Priority.LOW,
+        stage_pb2.PRIORITY_NORMAL: Priority.NORMAL,
+        stage_pb2.PRIORITY_HIGH: Priority.HIGH,
+    }
+    if value not in known:
+        raise BadFieldError(field, value, ", ".join(stage_pb2.Priority.keys()))
+    return known[value]
 
 
 def check_text(text: str, *, field: str) -> None:

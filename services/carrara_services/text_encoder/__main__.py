@@ -26,6 +26,7 @@ def open_stage(settings: Settings) -> Stage:
     engine = TextEncoderEngine(
         part,
         max_queue_jobs=settings.max_queue_jobs,
+        max_queue_seconds=settings.max_queue_seconds,
         max_cached_texts=limits.MAX_CACHED_TEXTS,
         max_cached_bytes=limits.MAX_CACHED_BYTES,
     )
@@ -44,7 +45,7 @@ def open_stage(settings: Settings) -> Stage:
         warm_up=engine.warm_up,
         line=line,
         rows=lambda: line.running,
-        max_batch_rows=1,
+        max_batch_rows=lambda: 1,
         hand_back=lambda: None,  # texts take milliseconds: all that were admitted are finished
         close=engine.worker.close,
         watch=lambda metrics: metrics.watch_cache(engine.cache),

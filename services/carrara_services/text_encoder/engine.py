@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from dataclasses import astuple, dataclass
 
 import torch
 
 from carrara_models.parts import Encoded, TextEncoder, Texts
-from carrara_services.admission import EXPIRED, Finished, Usage, finished
+from carrara_services.admission.demand import Demand, Priority
+from carrara_services.admission.following import EXPIRED, finished
+from carrara_services.admission.happenings import Finished, Usage
 from carrara_services.refusals import DeadlineError
 from carrara_services.text_encoder import ROLE
 from carrara_services.worker import Worker
@@ -89,20 +92,29 @@ class TextEncoderEngine:
         part: TextEncoder,
         *,
         max_queue_jobs: int,
+        max_queue_seconds: float = math.inf,
         max_cached_texts: int,
         max_cached_bytes: int,
     ) -> None:
         self.part = part
-        self.worker = Worker(self._encode, name="encoding", max_queue_jobs=max_queue_jobs)
+        self.worker = Worker(
+            self._encode,
+            name="encoding",
+            max_queue_jobs=max_queue_jobs,
+            max_queue_seconds=max_queue_seconds,
+        )
         self.cache = Cache(max_texts=max_cached_texts, max_bytes=max_cached_bytes)
         self._flights: dict[Texts, _Flight] = {}
 
-    async def encode(self, key: Texts, *, deadline: float | None) -> EncodedText:
+    async def encode(
+        self, key: Texts, *, deadline: float | None, priority: Priority = Priority.NORMAL
+    ) -> EncodedText:
         """Encodes one piece, or takes it from the cache or from a request that is encoding it now.
 
         Args:
             key: One piece of the part's `split`.
             deadline: In the event loop's time; None for none.
+            priority: Of the first request that asks for it, where several wait for one text.
 
         Raises:
             DeadlineError: The deadline passed.
@@ -116,7 +128,7 @@ class TextEncoderEngine:
             self.cache.hits += 1
         else:
             self.cache.misses += 1
-        flight = self._flights.get(key) or self._take_off(key)
+        flight = self._flights.get(key) or self._take_off(key, priority)
         flight.waiting += 1
         why: str | None = None
         try:
@@ -134,8 +146,11 @@ class TextEncoderEngine:
                 del self._flights[key]
         return EncodedText(done.result, done.usage, cached=joined)
 
-    def _take_off(self, key: Texts) -> _Flight:
-        task = asyncio.create_task(finished(self.worker.line, key, deadline=None, stage=ROLE))
+    def _take_off(self, key: Texts, priority: Priority) -> _Flight:
+        work = finished(
+            self.worker.line, key, deadline=None, stage=ROLE, demand=Demand(priority=priority)
+        )
+        task = asyncio.create_task(work)
         flight = self._flights[key] = _Flight(task)
 
         def land(task: asyncio.Task[Finished]) -> None:

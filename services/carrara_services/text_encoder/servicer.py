@@ -10,7 +10,7 @@ from carrara.v1 import stage_pb2, text_encoder_pb2, text_encoder_pb2_grpc
 from carrara_models.contracts import Argument
 from carrara_models.errors import BadFieldError
 from carrara_models.parts import Texts
-from carrara_services.admission import Usage
+from carrara_services.admission.happenings import Usage
 from carrara_services.serving import describe, results, validation
 from carrara_services.serving.describe import Runtime
 from carrara_services.serving.interceptors import deadline_of
@@ -33,8 +33,9 @@ class TextEncoderServicer(text_encoder_pb2_grpc.TextEncoderServiceServicer):
         part = self._engine.part
         validation.check_fingerprint(request.stage_fingerprint, have=part.fingerprint)
         deadline = deadline_of(context)
+        priority = validation.read_priority(request.priority, field="priority")
         texts = await _all(
-            self._engine.encode(piece, deadline=deadline)
+            self._engine.encode(piece, deadline=deadline, priority=priority)
             for piece in part.split(_texts(request, known=part.arguments))
         )
         conditioning = stage_pb2.Conditioning(
@@ -68,7 +69,7 @@ class TextEncoderServicer(text_encoder_pb2_grpc.TextEncoderServiceServicer):
         return text_encoder_pb2.EncodeResponse(result=result)
 
 
-_NOT_TEXTS = frozenset({"stage_fingerprint", "guidance"})
+_NOT_TEXTS = frozenset({"stage_fingerprint", "guidance", "priority"})
 
 
 def _texts(request: text_encoder_pb2.EncodeRequest, *, known: Sequence[Argument]) -> Texts:

@@ -10,13 +10,15 @@ from contextlib import aclosing, contextmanager
 import pytest
 
 from carrara_models.errors import JobStateError, NumericalError
-from carrara_services.admission import Finished, Progress, Queued, Suspended, follow
+from carrara_services.admission.following import follow
+from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
 from carrara_services.denoising.loop import DenoisingLoop, Work
 from carrara_services.refusals import (
     DeadlineError,
     DrainingError,
     QueueFullError,
     StalledError,
+    TooLargeError,
 )
 from unit.services.toy_generator import ToyGenerator, alone, toy_request
 
@@ -78,7 +80,7 @@ async def test_events_tell_the_place_in_the_line_then_every_step_then_the_result
                 loop.line, Work(toy_request(5, steps=2)), deadline=None, stage="generator"
             )
         ]
-    assert happenings[:-1] == [Queued(1), Progress(1, 2), Progress(2, 2)]
+    assert happenings[:-1] == [Queued(1, 0.0), Progress(1, 2), Progress(2, 2)]
     usage = happenings[-1].usage
     assert (usage.steps, usage.rows) == (2, 2)
     assert 0 <= usage.compute_ms <= usage.running_ms
@@ -101,7 +103,7 @@ async def test_a_batch_holds_no_more_rows_than_allowed_and_is_filled_in_order():
     assert generator.calls == [[0], [0, 1], [1], [2, 3]]
 
 
-async def test_jobs_of_other_shapes_take_a_call_of_their_own_in_the_same_turn():
+async def test_jobs_of_other_shapes_take_calls_in_turn():
     generator = ToyGenerator(turn=held())
     with looping(generator) as loop:
         tasks = [run(loop, toy_request(0, steps=3))]
@@ -110,7 +112,7 @@ async def test_jobs_of_other_shapes_take_a_call_of_their_own_in_the_same_turn():
         await until(lambda: loop.line.queued == 2)
         generator.turn.release(100)
         await asyncio.gather(*tasks)
-    assert generator.calls == [[0], [0, 2], [1], [0, 2], [1]]
+    assert generator.calls == [[0], [1], [0, 2], [1], [0, 2]]
 
 
 async def test_a_cancelled_job_is_not_in_the_next_call_and_its_neighbour_does_not_notice():
@@ -263,6 +265,54 @@ async def test_handing_back_suspends_what_can_go_on_elsewhere_and_finishes_the_r
             await run(loop, toy_request(1, steps=2), resume=suspended.state)
 
 
+async def test_too_many_rows_for_the_memory_are_halved_and_no_job_is_lost():
+    generator = ToyGenerator(turn=held(), memory_rows=3)
+    with looping(generator) as loop:
+        tasks = [run(loop, toy_request(0, steps=4))]
+        await until(lambda: loop.rows == 1)
+        tasks += [run(loop, toy_request(seed, steps=3)) for seed in range(1, 8)]
+        await until(lambda: loop.line.queued == 7)
+        generator.turn.release(1000)
+        ends = [await task for task in tasks]
+        assert loop.max_batch_rows == 2
+        assert loop.line.healthy
+    everyone = list(range(8))
+    assert generator.calls[:5] == [[0], everyone, everyone[:4], [0, 1], [2, 3]], "and so on"
+    assert ends[0].result.tensors["latents"].item() == alone(0, steps=4)
+    for seed, end in enumerate(ends[1:], start=1):
+        assert end.result.tensors["latents"].item() == alone(seed)
+        assert end.usage.steps == 3
+
+
+async def test_only_a_job_that_is_too_large_by_itself_fails_for_memory():
+    generator = ToyGenerator(turn=held(), huge=frozenset({2}))
+    with looping(generator) as loop:
+        tasks = [run(loop, toy_request(0))]
+        await until(lambda: loop.rows == 1)
+        tasks += [run(loop, toy_request(seed)) for seed in (1, 2, 3)]
+        await until(lambda: loop.line.queued == 3)
+        generator.turn.release(1000)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[2], TooLargeError)
+    assert generator.calls.count([2]) == 2, "it was tried once more alone"
+    for seed in (0, 1, 3):
+        assert results[seed].result.tensors["latents"].item() == alone(seed)
+
+
+async def test_the_group_of_the_most_urgent_job_is_served_first_and_each_in_a_round():
+    generator = ToyGenerator(turn=held())
+    with looping(generator) as loop:
+        tasks = [run(loop, toy_request(0, steps=1))]
+        await until(lambda: loop.rows == 1)
+        for seed, height, deadline in ((1, 16, 50), (2, 24, 40), (3, 32, 60), (4, 24, 70)):
+            due = asyncio.get_running_loop().time() + deadline
+            tasks.append(run(loop, toy_request(seed, steps=2, height=height), deadline=due))
+        await until(lambda: loop.line.queued == 4)
+        generator.turn.release(1000)
+        await asyncio.gather(*tasks)
+    assert generator.calls == [[0], [2, 4], [1], [3], [2, 4], [1], [3]]
+
+
 async def test_a_loop_that_dies_fails_its_work_and_is_not_healthy():
     class Dying(ToyGenerator):
         def predict(self, jobs):
@@ -278,7 +328,7 @@ async def test_a_loop_that_dies_fails_its_work_and_is_not_healthy():
 
 
 async def test_work_that_makes_no_progress_is_not_healthy(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("carrara_services.admission.HANG_SECONDS", 0.2)
+    monkeypatch.setattr("carrara_services.admission.pulse.HANG_SECONDS", 0.2)
     generator = ToyGenerator(turn=held())
     with looping(generator) as loop:
         job = run(loop, toy_request(1))
@@ -304,7 +354,7 @@ class Computing(ToyGenerator):
 async def test_a_long_call_that_computes_is_healthy_until_it_takes_all_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("carrara_services.admission.HANG_SECONDS", 1.0)
+    monkeypatch.setattr("carrara_services.admission.pulse.HANG_SECONDS", 1.0)
     generator = Computing()
     with looping(generator) as loop:
         job = run(loop, toy_request(1))
@@ -313,7 +363,7 @@ async def test_a_long_call_that_computes_is_healthy_until_it_takes_all_too_long(
         while asyncio.get_running_loop().time() < end:
             assert loop.line.healthy
             await asyncio.sleep(0.1)
-        monkeypatch.setattr("carrara_services.admission.STALL_SECONDS", 2.0)
+        monkeypatch.setattr("carrara_services.admission.pulse.STALL_SECONDS", 2.0)
         assert not loop.line.healthy
         generator.stop = True
         await job
@@ -323,8 +373,8 @@ async def test_a_long_call_that_computes_is_healthy_until_it_takes_all_too_long(
 async def test_a_loop_without_work_is_healthy_as_long_as_its_thread_moves(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("carrara_services.admission.HANG_SECONDS", 1.0)
-    monkeypatch.setattr("carrara_services.admission.IDLE_BEAT_SECONDS", 0.1)
+    monkeypatch.setattr("carrara_services.admission.pulse.HANG_SECONDS", 1.0)
+    monkeypatch.setattr("carrara_services.admission.line.IDLE_BEAT_SECONDS", 0.1)
     with looping(ToyGenerator()) as loop:
         await asyncio.sleep(1.5)
         assert loop.line.healthy

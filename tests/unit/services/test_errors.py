@@ -50,11 +50,12 @@ CASES: list[tuple[Exception, grpc.StatusCode, str, type | None]] = [
         error_details_pb2.PreconditionFailure,
     ),
     (
-        refusals.QueueFullError(64, retry_after_seconds=1.5),
+        refusals.QueueFullError("64 jobs are waiting", retry_after_seconds=1.5),
         Code.RESOURCE_EXHAUSTED,
         "QUEUE_FULL",
         error_details_pb2.RetryInfo,
     ),
+    (refusals.TooLargeError(step=2), Code.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY", None),
     (refusals.DrainingError(), Code.UNAVAILABLE, "DRAINING", None),
     (refusals.StalledError(), Code.UNAVAILABLE, "INTERNAL", None),
     (refusals.DeadlineError("in x", step=4), Code.DEADLINE_EXCEEDED, "DEADLINE", None),
@@ -99,7 +100,7 @@ def test_a_setting_is_named_by_its_path_in_the_request():
 def test_a_step_and_a_delay_arrive_as_numbers():
     status = status_of(NumericalError("latents", 3), role="generator", request_id="r1")
     assert unpacked(status, error_details_pb2.ErrorInfo).metadata["step"] == "3"
-    full = refusals.QueueFullError(64, retry_after_seconds=1.5)
+    full = refusals.QueueFullError("64 jobs are waiting", retry_after_seconds=1.5)
     status = status_of(full, role="generator", request_id="r1")
     assert unpacked(status, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() == 1500
 

@@ -15,7 +15,9 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from carrara_models.parts import Encoded, Texts
-from carrara_services.admission import Failed, Finished, Usage, WaitingLine, finished
+from carrara_services.admission.following import finished
+from carrara_services.admission.happenings import Failed, Finished, Usage
+from carrara_services.admission.line import WaitingLine
 from carrara_services.denoising.loop import DenoisingLoop, Work
 from carrara_services.serving.addresses import check_metrics_bind
 from carrara_services.serving.describe import Runtime
@@ -61,7 +63,7 @@ def held() -> threading.Semaphore:
 def looping(generator: ToyGenerator) -> Iterator[tuple[DenoisingLoop, Metrics]]:
     loop, metrics = DenoisingLoop(generator, max_queue_jobs=8, max_batch_rows=8), Metrics()
     metrics.watch_line(loop.line)
-    loop.watch = metrics.watch_batch(rows=lambda: loop.rows, max_batch_rows=8)
+    loop.watch = metrics.watch_batch(rows=lambda: loop.rows, max_batch_rows=lambda: 8)
     try:
         yield loop, metrics
     finally:
@@ -93,7 +95,7 @@ def test_the_reasons_are_those_that_callers_are_told():
 
 def test_every_metric_has_a_help_text_and_a_name_in_base_units():
     _, metrics = watched_line()
-    metrics.watch_batch(rows=lambda: 0, max_batch_rows=1)
+    metrics.watch_batch(rows=lambda: 0, max_batch_rows=lambda: 1)
     text = generate_latest(metrics.registry).decode()
     families = [f for f in text_string_to_metric_families(text) if f.name.startswith("carrara_")]
     assert len(families) > 15
@@ -171,7 +173,7 @@ async def test_a_tick_is_one_call_of_one_group():
         await until(lambda: loop.line.queued == 2)
         generator.turn.release(100)
         await asyncio.gather(*tasks)
-        assert generator.calls == [[0], [0, 2], [1], [0, 2], [1]]
+        assert generator.calls == [[0], [1], [0, 2], [1], [0, 2]]
         await until(lambda: ticks(metrics)[0] == 5)
     assert ticks(metrics) == (5, 2 + 3 + 1 + 3 + 1, 3 + 2 + 2)
     at_most = [read(metrics, "carrara_tick_rows_bucket", le=f"{le:.1f}") for le in TICK_ROWS]

@@ -30,6 +30,7 @@ def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch, name: str
         "dtype": "bfloat16",
         "num_threads": 3,
         "max_queue_jobs": 3,
+        "max_queue_seconds": 3.5,
         "max_batch_rows": 3,
         "insecure": True,
         "metrics_bind": "127.0.0.1:9464",

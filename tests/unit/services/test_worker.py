@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from carrara_services.admission import finished
+from carrara_services.admission.following import finished
 from carrara_services.refusals import StalledError
 from carrara_services.worker import Worker
 

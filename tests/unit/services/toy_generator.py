@@ -68,6 +68,8 @@ class ToyGenerator:
         refused: Seeds that do not start.
         stuck: Seeds with which nobody in the batch takes a step.
         unportable: Seeds whose jobs give no state.
+        memory_rows: Rows for which there is memory in one call.
+        huge: Seeds for which there is never enough.
         turn: If given, each network call waits for it to be released once.
         calls: The seeds of each network call.
     """
@@ -77,6 +79,8 @@ class ToyGenerator:
     refused: frozenset[int] = frozenset()
     stuck: frozenset[int] = frozenset()
     unportable: frozenset[int] = frozenset()
+    memory_rows: int = 1000
+    huge: frozenset[int] = frozenset()
     turn: threading.Semaphore | None = None
     calls: list[list[int]] = field(default_factory=list)
 
@@ -109,6 +113,9 @@ class ToyGenerator:
             self.turn.acquire()
         self.calls.append([job.name for job in jobs])
         assert len({job.group for job in jobs}) == 1
+        rows = sum(job.rows for job in jobs)
+        if rows > self.memory_rows or self.huge.intersection(job.name for job in jobs):
+            raise torch.OutOfMemoryError(f"no memory for {rows} rows")
         if poisoned := self.poisoned.intersection(job.name for job in jobs):
             raise RuntimeError(f"no kernel for {sorted(poisoned)}")
         return [job.latents * 1.25 + job.step for job in jobs]
