@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from carrara.v1 import (
@@ -134,3 +137,29 @@ async def events(call: Any) -> list[Any]:
         name = response.event.WhichOneof("event")
         unpacked.append(getattr(response.event, name))
     return unpacked
+
+
+@contextmanager
+def held(monkeypatch: pytest.MonkeyPatch, kind: type, method: str) -> Iterator[threading.Event]:
+    """Lets every call of a method wait; gives an event that tells of the first.
+
+    Leave it before the stage is closed, which waits for its worker.
+    """
+    called, goes_on = threading.Event(), threading.Event()
+    real = getattr(kind, method)
+
+    def waiting(self, *arguments, **more):
+        called.set()
+        goes_on.wait()
+        return real(self, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, method, waiting)
+        try:
+            yield called
+        finally:
+            goes_on.set()
+
+
+async def was_called(called: threading.Event) -> None:
+    assert await asyncio.to_thread(called.wait, 30), "the worker must have come to a stand"

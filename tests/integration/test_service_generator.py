@@ -18,8 +18,18 @@ import torch
 from carrara.tensors import from_numpy, to_numpy
 from carrara.v1 import generator_pb2, stage_pb2
 from carrara_models.checkpoints import open_checkpoint
+from carrara_models.generators.latent_unet import LatentUNet
 from carrara_models.pruning import prune
-from integration.in_process import Served, encode, events, generate, refusal, served
+from integration.in_process import (
+    Served,
+    encode,
+    events,
+    generate,
+    held,
+    refusal,
+    served,
+    was_called,
+)
 from tiny_checkpoints import build_sd1, build_sd2
 
 # One server for the whole module: whatever a test does to it, the next one finds it serving.
@@ -359,33 +369,37 @@ async def test_a_running_job_past_its_deadline_says_stage_and_step_and_frees_its
     await until_running(setting, 0, rows=0)
 
 
-async def test_a_full_queue_and_a_deadline_in_it_are_answered_at_once(sd1: Path):
+async def test_a_full_queue_and_a_deadline_in_it_are_answered_at_once(
+    sd1: Path, monkeypatch: pytest.MonkeyPatch
+):
     job = stage_pb2.Job(
         conditioning=await conditioning(sd1),
         random_state=stage_pb2.RandomState(seed=7),
-        arguments=stage_pb2.Arguments(num_inference_steps=SLOW_STEPS, scheduler="ddim"),
+        arguments=stage_pb2.Arguments(num_inference_steps=2, scheduler="ddim"),
     )
     async with served("generator", sd1, max_queue_jobs=1, max_batch_rows=1) as generator:
         setting = Setting(generator, job)
-        running = setting.call(job)
-        await first_progress(running)
-        waiting = setting.call(job, timeout=1.0)
-        assert (await anext(aiter(waiting))).event.queued.position == 1
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await generate(generator, job)
-        told = refusal(caught.value)
-        assert (told.code, told.reason) == (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL")
-        assert told.details["RetryInfo"].retry_delay.ToMilliseconds() > 0
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await events(waiting)
-        told = refusal(caught.value)
-        assert (told.code, told.reason) == (Code.DEADLINE_EXCEEDED, "DEADLINE")
-        assert "in the queue of the generator" in told.message
-        load = (await generator.describe()).load
-        assert (load.jobs_queued, load.jobs_running) == (0, 1)
-        running.cancel()
+        # Its network comes to a stand, so that nobody could know that the deadline is too early.
+        with held(monkeypatch, LatentUNet, "predict") as called:
+            running = setting.call(job)
+            await anext(aiter(running))
+            await was_called(called)
+            waiting = aiter(setting.call(job, timeout=5.0))
+            assert (await anext(waiting)).event.queued.position == 1
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await generate(generator, job)
+            told = refusal(caught.value)
+            assert (told.code, told.reason) == (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+            assert told.details["RetryInfo"].retry_delay.ToMilliseconds() > 0
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await events(waiting)
+            told = refusal(caught.value)
+            assert (told.code, told.reason) == (Code.DEADLINE_EXCEEDED, "DEADLINE")
+            assert "in the queue of the generator" in told.message
+            load = (await generator.describe()).load
+            assert (load.jobs_queued, load.jobs_running) == (0, 1)
+            running.cancel()
         await until_running(setting, 0, rows=0)
-        job.arguments.num_inference_steps = 2
         assert (await generate(generator, job)).HasField("sample")
 
 

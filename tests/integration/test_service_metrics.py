@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -40,7 +39,17 @@ from carrara_services import embedded
 from carrara_services.serving.app import StageServer
 from carrara_services.serving.metrics import Metrics
 from carrara_services.serving.settings import read_settings
-from integration.in_process import OPENERS, Served, encode, events, generate, refusal, served
+from integration.in_process import (
+    OPENERS,
+    Served,
+    encode,
+    events,
+    generate,
+    held,
+    refusal,
+    served,
+    was_called,
+)
 from integration.processes import starting
 from tiny_checkpoints import build_sd1
 
@@ -122,32 +131,6 @@ def but(job: stage_pb2.Job, *, steps: int = 1, guided: bool = False) -> stage_pb
 
 def call(generator: Served, job: stage_pb2.Job, **options: object) -> grpc.aio.UnaryStreamCall:
     return generator.stub.Generate(generator_pb2.GenerateRequest(job=job), **options)
-
-
-@contextmanager
-def held(monkeypatch: pytest.MonkeyPatch, kind: type, method: str) -> Iterator[threading.Event]:
-    """Lets every call of a method wait; gives an event that tells of the first.
-
-    Leave it before the stage is closed, which waits for its worker.
-    """
-    called, goes_on = threading.Event(), threading.Event()
-    real = getattr(kind, method)
-
-    def waiting(self, *arguments, **more):
-        called.set()
-        goes_on.wait()
-        return real(self, *arguments, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(kind, method, waiting)
-        try:
-            yield called
-        finally:
-            goes_on.set()
-
-
-async def was_called(called: threading.Event) -> None:
-    assert await asyncio.to_thread(called.wait, 30), "the worker must have come to a stand"
 
 
 @pytest.mark.parametrize("role", OPENERS)
