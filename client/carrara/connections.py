@@ -106,12 +106,14 @@ class Stage:
     Args:
         address: `host:port`, `unix:/path` or `dns:///name:port`; replicas are separated by commas.
         role: What it is expected to be: "text-encoder", "generator" or "decoder".
+        max_attempts: Calls for one piece of work, replays included; at least 1. None is
+            `MAX_ATTEMPTS`, and at least one more than there are replicas.
 
     Attributes:
         description: What the stage tells about itself; empty before `connect`.
     """
 
-    def __init__(self, address: str, *, role: str) -> None:
+    def __init__(self, address: str, *, role: str, max_attempts: int | None = None) -> None:
         self.address, self.role = address, role
         self.description = stage_pb2.DescribeResponse()
         addresses = [part.strip() for part in address.split(",")]
@@ -132,6 +134,7 @@ class Stage:
             )
             for part in addresses
         ]
+        self._max_attempts = max_attempts or max(MAX_ATTEMPTS, len(self._replicas) + 1)
         self._turn = itertools.count()
         self._budget = RetryBudget()
 
@@ -315,7 +318,7 @@ class Stage:
         self._budget.deposit()
         asked: set[str] = set()
         backoff = FIRST_BACKOFF_SECONDS
-        for attempts_left in reversed(range(max(MAX_ATTEMPTS, len(self._replicas) + 1))):
+        for attempts_left in reversed(range(self._max_attempts)):
             remaining = request.remaining_seconds
             if remaining <= 0:
                 raise DeadlineError(
