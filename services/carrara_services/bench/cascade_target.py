@@ -10,6 +10,7 @@ import numpy as np
 from carrara.aio import AsyncCascade
 from carrara.exceptions import CarraraError, DeadlineError, ResourceExhaustedError
 from carrara.results import Finished, Progress
+from carrara.v1.stage_pb2 import NUMERICS_EXACT
 from carrara_services.bench.load import Ending, Outcome
 from carrara_services.bench.workloads import PaintRequest
 
@@ -19,12 +20,18 @@ class CascadeTarget:
 
     Args:
         cascade: Best connected with `max_attempts=1`, so that a refusal is seen and not replayed.
+
+    Attributes:
+        exact: Whether every stage says that its pictures are the one-process pipeline's.
     """
 
     def __init__(self, cascade: AsyncCascade) -> None:
         self._cascade = cascade
-        roles = [role for role, _, _ in cascade.descriptions]
-        self._reads_prompts = "text-encoder" in roles
+        self._reads_prompts = any(role == "text-encoder" for role, _, _ in cascade.descriptions)
+        self.exact = all(
+            description.provenance.numerics == NUMERICS_EXACT
+            for _, _, description in cascade.descriptions
+        )
 
     async def paint(self, request: PaintRequest, *, timeout_seconds: float) -> Outcome:
         """As of `carrara_services.bench.load.Target`."""

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -30,7 +30,7 @@ from carrara_services.bench.stages import (
     in_this_process,
     read_stage_settings,
 )
-from carrara_services.bench.workloads import PRESETS, Workload, workload_of
+from carrara_services.bench.workloads import PRESETS, Workload, WorkloadName, workload_of
 from carrara_services.plot_files import check_plot_file
 from carrara_services.serving.settings import SettingsError, read_settings
 
@@ -41,7 +41,7 @@ _WIDE = 140  # columns, where the output is no terminal
 def bench(
     context: typer.Context,
     workload: Annotated[
-        Literal["uniform", "mixed", "poisson", "burst", "overload"],
+        WorkloadName,
         typer.Option(help=f"{_WORKLOADS}."),
     ] = "uniform",
     classes: Annotated[

@@ -22,6 +22,8 @@ from carrara_models.errors import BadFieldError
 # Beside a workload's seed, so that each stream stays as it is when another one is read further.
 _ARRIVALS, _MIX, _PROMPTS, _WARM_UP = range(4)
 
+WorkloadName = Literal["uniform", "mixed", "poisson", "burst", "overload"]
+
 GUIDED, UNGUIDED = 4.0, 1.0
 OVERLOAD_FACTOR = 10
 
@@ -135,7 +137,7 @@ UNIFORM = (_steps(20),)
 MIXED = tuple(
     _steps(count, guidance_scale=scale) for count in (4, 20, 50) for scale in (GUIDED, UNGUIDED)
 )
-PRESETS: Mapping[str, Preset] = {
+PRESETS: Mapping[WorkloadName, Preset] = {
     "uniform": Preset("20 steps, 16 callers", UNIFORM, callers=16, request_count=64),
     "mixed": Preset(
         "4, 20 and 50 steps, with and without guidance, 16 callers",
@@ -157,7 +159,7 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def workload_of(
-    name: str,
+    name: WorkloadName,
     *,
     classes: Sequence[RequestClass] = (),
     callers: int | None = None,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +16,7 @@ from carrara_services.bench.workloads import (
     PoissonArrivals,
     RequestClass,
     Workload,
+    WorkloadName,
     arrival_seconds,
     requests_of,
     sha256_of,
@@ -102,6 +103,7 @@ def test_all_of_a_burst_are_due_at_once_and_those_of_a_closed_loop_when_a_caller
 
 
 def test_presets_are_what_the_page_says() -> None:
+    assert get_args(WorkloadName) == tuple(PRESETS)
     assert workload_of("uniform").arrivals == ClosedLoop(16)
     assert workload_of("mixed", callers=3).arrivals == ClosedLoop(3)
     assert workload_of("burst").arrivals == Burst()
@@ -130,7 +132,7 @@ def test_presets_are_what_the_page_says() -> None:
     ],
 )
 def test_what_does_not_go_together_is_refused(
-    name: str, changes: dict[str, Any], message: str
+    name: WorkloadName, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BadFieldError, match=message):
         workload_of(name, **changes)
