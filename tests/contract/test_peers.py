@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
@@ -129,6 +130,18 @@ async def test_a_peers_status_says_how_a_request_ended(
     gone = await target.paint(asked, timeout_seconds=10)
     assert gone.ending == "failed"
     await target.aclose()
+
+
+async def test_pictures_come_in_the_order_of_their_requests_whatever_their_classes(
+    peers: SimpleNamespace,
+) -> None:
+    target = ToyTarget(seconds=0.01)
+    asked = [replace(request(index), class_name=name) for index, name in enumerate("abab")]
+    assert len(await peers.pictures.paint_all(target, asked, timeout_seconds=1)) == 4
+    assert target.most_at_once == 2, "of one class"
+    target.endings[3] = "refused"
+    with pytest.raises(peers.pictures.OtherPictureError, match="b: refused: request 3"):
+        await peers.pictures.paint_all(target, asked, timeout_seconds=1)
 
 
 def test_pictures_of_another_seed_are_no_pictures_of_this_one(

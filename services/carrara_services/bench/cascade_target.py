@@ -22,11 +22,12 @@ class CascadeTarget:
         cascade: Best connected with `max_attempts=1`, so that a refusal is seen and not replayed.
 
     Attributes:
+        cascade: As given.
         exact: Whether every stage says that its pictures are the one-process pipeline's.
     """
 
     def __init__(self, cascade: AsyncCascade) -> None:
-        self._cascade = cascade
+        self.cascade = cascade
         self._reads_prompts = any(role == "text-encoder" for role, _, _ in cascade.descriptions)
         self.exact = all(
             description.provenance.numerics == NUMERICS_EXACT
@@ -36,7 +37,7 @@ class CascadeTarget:
     async def paint(self, request: PaintRequest, *, timeout_seconds: float) -> Outcome:
         """As of `carrara_services.bench.load.Target`."""
         first_step_at: float | None = None
-        events = self._cascade.stream(
+        events = self.cascade.stream(
             request.prompt if self._reads_prompts else None,
             **request.settings,
             seed=request.seed,

@@ -173,7 +173,7 @@ def bench(
                 start(names, num_threads=num_threads, settings=stage_settings)
             )
             addresses = started.addresses
-        within = in_time_seconds or timeout_seconds
+        within = timeout_seconds if in_time_seconds is None else in_time_seconds
         runner = stack.enter_context(asyncio.Runner())
         run, stages, memory = runner.run(
             _measure(
@@ -188,8 +188,6 @@ def bench(
                 in_time_seconds=within,
             )
         )
-        if started is not None:
-            started.refuse_ended()
         lines = lines_of(run, memory=memory, in_time_seconds=within)
         tables = tables_of(run.summary)
         console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
@@ -221,6 +219,8 @@ def bench(
 
             class_names = [each.name for each in work.classes]
             plot_latencies(run.records, class_names=class_names, file=plot_file)
+        if started is not None:  # last: what was measured until then has been told
+            started.refuse_ended()
         if not run.summary.all.painted:
             raise typer.Exit(1)
 

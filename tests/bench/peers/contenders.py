@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -274,6 +274,6 @@ def _free_port() -> int:
         return port
 
 
-def _sum(peaks: Iterator[int | None] | map[int | None]) -> int | None:
+def _sum(peaks: Iterable[int | None]) -> int | None:
     known = [each for each in peaks if each is not None]
     return sum(known) if known else None

@@ -17,13 +17,13 @@ test -f "$requirements" || { echo "no peer is called $name: there is no $require
 folder="${PEERS_FOLDER:-$root/runs/peers}/$name"
 
 test -x "$folder/bin/pip" || "${PYTHON:-python3}" -m venv "$folder"
-pip="$folder/bin/pip --disable-pip-version-check --quiet install"
+pip() { "$folder/bin/pip" --disable-pip-version-check "$@"; }
 # First and by itself, and named again below, so that nothing that follows pulls in another build.
-$pip --constraint "$root/constraints.txt" --no-deps --retries 1 \
+pip install --quiet --constraint "$root/constraints.txt" --no-deps --retries 1 \
     ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} torch
-torch=$("$folder/bin/pip" --disable-pip-version-check freeze | grep '^torch==')
-$pip --requirement "$requirements" "$torch"
+torch=$(pip freeze | grep '^torch==')
+pip install --quiet --requirement "$requirements" "$torch"
 # optimum-intel asks for it; built for another build of torch it breaks all that looks for it, and
 # no peer paints with it.
-"$folder/bin/pip" uninstall --quiet --yes torchvision 2>/dev/null
+pip uninstall --quiet --yes torchvision 2>/dev/null
 touch "$folder/.complete"

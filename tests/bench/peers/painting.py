@@ -110,7 +110,9 @@ class Painter:
 
     def _call(self, wanted: Sequence[Wanted]) -> list[Image.Image]:
         first = wanted[0]
-        class_name, changes = SCHEDULERS.get(first.scheduler or "", (type(self._own).__name__, {}))
+        class_name, changes = type(self._own).__name__, {}
+        if first.scheduler is not None:
+            class_name, changes = SCHEDULERS[first.scheduler]
         scheduler = getattr(diffusers, class_name).from_config(self._own.config, **changes)
         self._pipeline.scheduler = scheduler
         images: list[Image.Image] = self._pipeline(

@@ -35,20 +35,22 @@ class Difference:
 async def paint_all(
     target: Target, requests: Sequence[PaintRequest], *, timeout_seconds: float
 ) -> list[Picture]:
-    """All requests at once, so that what batches does.
+    """Pictures in the order of their requests; those of a class at once, so that what batches does.
 
     Raises:
         OtherPictureError: One was not painted.
     """
-    outcomes = await asyncio.gather(
-        *(target.paint(request, timeout_seconds=timeout_seconds) for request in requests)
-    )
-    pictures = []
-    for request, outcome in zip(requests, outcomes, strict=True):
-        if outcome.picture is None:
-            raise OtherPictureError(f"{request.class_name}: {outcome.ending}: {outcome.error}")
-        pictures.append(outcome.picture)
-    return pictures
+    pictures: dict[int, Picture] = {}
+    for name in dict.fromkeys(request.class_name for request in requests):
+        own = [request for request in requests if request.class_name == name]
+        outcomes = await asyncio.gather(
+            *(target.paint(request, timeout_seconds=timeout_seconds) for request in own)
+        )
+        for request, outcome in zip(own, outcomes, strict=True):
+            if outcome.picture is None:
+                raise OtherPictureError(f"{name}: {outcome.ending}: {outcome.error}")
+            pictures[request.index] = outcome.picture
+    return [pictures[request.index] for request in requests]
 
 
 def compare(

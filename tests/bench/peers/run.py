@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import shlex
 import sys
@@ -26,13 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from contenders import PEERS, SERVERS, Contender, NotRunError, Resources, Running, carrara, peer
+from options import read_arguments
 from pictures import Difference, OtherPictureError, Picture, compare, paint_all
 from ratios import compare as compare_rounds
 from rich.console import Console
 from targets import DiffusersTarget
 
 from carrara_models.checkpoints import resolve
-from carrara_services.bench.report import machine
+from carrara_services.bench.cascade_target import CascadeTarget
+from carrara_services.bench.report import machine, stages_of
 from carrara_services.bench.runs import Run, measure
 from carrara_services.bench.stages import read_stage_settings
 from carrara_services.bench.workloads import (
@@ -46,7 +49,6 @@ from carrara_services.bench.workloads import (
 )
 from carrara_services.stage_processes import StageEndedError
 
-ROOT = Path(__file__).resolve().parents[3]
 CHECKS_PER_CLASS = 2
 CHECK_TIMEOUT_SECONDS = 600.0
 TOLD_RESOURCES = ("num_threads", "workers", "max_batch_size", "compiled", "cpus")
@@ -64,17 +66,19 @@ class Results:
         runs: By workload and contender, one of each round.
         memory: Bytes at most, by contender.
         not_run: Why a contender is out.
+        stages: What Describe tells, of contenders that are Carrara's.
     """
 
     runs: dict[str, dict[str, list[Run]]]
     differences: dict[str, Difference] = field(default_factory=dict)
     memory: dict[str, int | None] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def main() -> None:
     """Reads the command line, runs all rounds, prints and writes the tables."""
-    chosen = read_arguments()
+    chosen = read_arguments(description=__doc__)
     resources = Resources(
         checkpoint=resolve(chosen.checkpoint),
         num_threads=chosen.num_threads,
@@ -97,14 +101,14 @@ def main() -> None:
     )
     references = asyncio.run(paint_references(checks, resources))
     results = Results({work.name: {each.name: [] for each in contenders} for work in workloads})
-    for index in range(chosen.rounds):
+    for work, index in itertools.product(workloads, range(chosen.rounds)):
         turn = index % len(contenders)
         for contender in contenders[turn:] + contenders[:turn]:
             if contender.name not in results.not_run:
-                tell(f"round {index + 1} of {chosen.rounds}: {contender.name}")
-                take_turn(contender, workloads, checks, references, results, chosen)
-    if baseline in results.not_run:
-        sys.exit(f"{baseline} is what others are held against: {results.not_run[baseline]}")
+                tell(f"{work.name}, round {index + 1} of {chosen.rounds}: {contender.name}")
+                take_turn(contender, work, checks, references, results, chosen)
+            if baseline in results.not_run:
+                sys.exit(f"{baseline}, which others are held against, cannot run")
 
     blocks = [str(table_of(work, results, baseline).to_markdown()) for work in workloads]
     blocks.append(told_of_pictures(results))
@@ -126,30 +130,34 @@ def main() -> None:
 
 def take_turn(
     contender: Contender,
-    workloads: Sequence[Workload],
+    work: Workload,
     checks: Sequence[PaintRequest],
     references: Sequence[Picture],
     results: Results,
     chosen: argparse.Namespace,
 ) -> None:
-    """Starts a contender, checks it the first time, and runs every workload once."""
+    """Starts a contender, checks it the first time, and runs a workload once.
+
+    Started anew for each run, as a server may still paint what callers of the last one gave up.
+    """
 
     async def run_all(running: Running) -> None:
         async with running.connect() as target:
+            if isinstance(target, CascadeTarget):
+                results.stages[contender.name] = stages_of(target.cascade.descriptions)
             if contender.name not in results.differences:
                 pictures = await paint_all(target, checks, timeout_seconds=CHECK_TIMEOUT_SECONDS)
                 difference = compare(pictures, references, target=target)
                 results.differences[contender.name] = difference
-            for work in workloads:
-                run = await measure(
-                    target,
-                    work,
-                    warm_up_count=chosen.warm_up,
-                    timeout_seconds=chosen.timeout_seconds,
-                    in_time_seconds=chosen.in_time_seconds or chosen.timeout_seconds,
-                )
-                results.runs[work.name][contender.name].append(run)
-                tell(f"  {work.name}: {run.summary.images_per_second:.3f} images/s")
+            run = await measure(
+                target,
+                work,
+                warm_up_count=chosen.warm_up,
+                timeout_seconds=chosen.timeout_seconds,
+                in_time_seconds=chosen.in_time_seconds or chosen.timeout_seconds,
+            )
+            results.runs[work.name][contender.name].append(run)
+            tell(f"  {run.summary.images_per_second:.3f} images/s")
             peaks = (results.memory.get(contender.name), running.peak_bytes())
             results.memory[contender.name] = max(filter(None, peaks), default=None)
 
@@ -239,6 +247,7 @@ def to_json(workloads: Sequence[Workload], results: Results) -> dict[str, Any]:
         "differences": {name: asdict(each) for name, each in results.differences.items()},
         "peak_bytes": results.memory,
         "not_run": results.not_run,
+        "stages": results.stages,
     }
 
 
@@ -259,50 +268,6 @@ def versions_in(environments: Path) -> dict[str, dict[str, str]]:
 def tell(line: str) -> None:
     """Says how far the rounds are."""
     Console(stderr=True).print(line, highlight=False, markup=False)
-
-
-def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line; None for the process's own."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--workload", action="append", choices=list(PRESETS), help="default: uniform")
-    add("--peer", action="append", choices=PEERS, help="default: diffusers and fastapi")
-    add(
-        *("--carrara",),
-        action="append",
-        metavar="NAME [SETTING=VALUE ...]",
-        help="its name, and flags of `carrara serve`; all are held against the first",
-    )
-    add("--rounds", type=int, default=3)
-    add("--requests", type=int, help="of each run, in place of the workload's end")
-    add("--rate", type=float, help="requests a second, of poisson and overload")
-    add("--seed", type=int, default=0)
-    add("--scheduler", help="in place of the checkpoint's own: ddim, euler or heun")
-    add("--warm-up", type=int, default=8, help="requests before each run, not counted")
-    add("--timeout-seconds", type=float, default=600)
-    add("--in-time-seconds", type=float, help="default: the timeout")
-    add("--checkpoint", default="drawn-latent")
-    add("--num-threads", type=int, default=1, help="of each process that computes")
-    add("--cpus", type=cpus_from, metavar="0,1", help="processors that servers may use")
-    add("--workers", type=int, default=1, help="of peers that have several")
-    add("--max-batch-size", type=int, default=16, help="of peers that batch")
-    add("--compile", action="store_true", help="have peers that run diffusers compile its UNet")
-    add(
-        "--environments",
-        type=Path,
-        default=ROOT / "runs" / "peers",
-        help="where make_env.sh put them",
-    )
-    add("--json", type=Path, metavar="FILE")
-    add("--markdown", type=Path, metavar="FILE")
-    return parser.parse_args(arguments)
-
-
-def cpus_from(text: str) -> tuple[int, ...]:
-    """Reads numbers between commas."""
-    return tuple(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":
