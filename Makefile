@@ -9,7 +9,7 @@ OUTPUT ?= demo.png
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install demo test e2e train-check lint types protos check clean
+.PHONY: install demo test e2e train-check bench lint types protos check clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed-dev
@@ -42,6 +42,13 @@ e2e: install
 # Trains every part from nothing, some minutes each, and holds what each has learned against a stated score.
 train-check: install
 	$(BIN)/python tests/bench/train_check.py
+
+# Carrara beside diffusers in one process and behind FastAPI, shortly: prints ratios. docs/performance.md has more.
+bench: install runs/peers/fastapi/.complete
+	$(BIN)/python tests/bench/peers/run.py --peer diffusers --peer fastapi --rounds 2 --requests 16
+
+runs/peers/%/.complete: tests/bench/peers/requirements/%.txt tests/bench/peers/requirements/pipeline.txt constraints.txt
+	PYTHON=$(PYTHON) TORCH_INDEX_URL=$(TORCH_INDEX_URL) tests/bench/peers/make_env.sh $*
 
 lint: install
 	$(BIN)/ruff check .

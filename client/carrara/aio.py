@@ -70,6 +70,7 @@ class AsyncCascade:
         text_encoders: Iterable[str] = (),
         generators: Iterable[str],
         decoders: Iterable[str] = (),
+        max_attempts: int | None = None,
     ) -> Self:
         """Connects to running stages and checks that they fit together.
 
@@ -78,19 +79,26 @@ class AsyncCascade:
                 replicas of one stage stand in one string, `host:a,host:b`, and take turns.
             generators: Likewise. What they consume and produce gives their order.
             decoders: Likewise.
+            max_attempts: Calls to a stage for one piece of work, replays included. None is five, or
+                more where it has more replicas; 1 replays nothing, for callers that would rather
+                see each refusal.
 
         Raises:
             StageUnavailableError: A stage did not answer within ten seconds, or answered and did
                 not serve.
             NotAStageError: An address is something else.
             ContractError: Two stages do not fit together; names both.
-            InvalidArgumentError: An address cannot be read, or there is no generator.
+            InvalidArgumentError: An address cannot be read, there is no generator, or
+                `max_attempts` is below 1.
         """
-        encoders = _stages("text-encoder", "text_encoders", text_encoders)
-        painters = _stages("generator", "generators", generators)
+        if max_attempts is not None and max_attempts < 1:
+            raise refusal("max_attempts", max_attempts, "1 or more")
+        stages_of = partial(_stages, max_attempts=max_attempts)
+        encoders = stages_of("text-encoder", "text_encoders", text_encoders)
+        painters = stages_of("generator", "generators", generators)
         if not painters:
             raise refusal("generators", [], "at least one address")
-        painters += _stages("decoder", "decoders", decoders)
+        painters += stages_of("decoder", "decoders", decoders)
         stages = [*encoders, *painters]
         try:
             await _all(stage.connect() for stage in stages)
@@ -124,14 +132,15 @@ class AsyncCascade:
         )
 
     @classmethod
-    async def load(cls, path: str | PathLike[str]) -> Self:
+    async def load(cls, path: str | PathLike[str], *, max_attempts: int | None = None) -> Self:
         """Connects to the stages of a manifest; those without an address run in this process.
 
         Args:
             path: Of a `cascade.toml`; see `carrara.manifest`.
+            max_attempts: As of `connect`.
 
         Raises:
-            InvalidArgumentError: The manifest cannot be read.
+            InvalidArgumentError: The manifest cannot be read, or as of `connect`.
             ContractError: A stage has other weights than the manifest says, or as of `connect`.
         """
         manifest = read_manifest(path)
@@ -159,6 +168,7 @@ class AsyncCascade:
             text_encoders=addresses["text-encoder"],
             generators=addresses["generator"],
             decoders=addresses["decoder"],
+            max_attempts=max_attempts,
         )
         try:
             cascade._chain = held_to(cascade._chain, manifest)
@@ -168,10 +178,16 @@ class AsyncCascade:
         return cascade
 
     @classmethod
-    async def _beside(cls, running: RunningStages | None, **addresses: Sequence[str]) -> Self:
+    async def _beside(
+        cls,
+        running: RunningStages | None,
+        *,
+        max_attempts: int | None = None,
+        **addresses: Sequence[str],
+    ) -> Self:
         """Connects, and ends what runs in this process if that fails."""
         try:
-            cascade = await cls.connect(**addresses)
+            cascade = await cls.connect(**addresses, max_attempts=max_attempts)
         except BaseException:
             if running is not None:
                 await asyncio.to_thread(running.close)
@@ -372,10 +388,12 @@ class AsyncCascade:
         return _picture(sample.tensors["image"], self._chain.steps[-1].stage)
 
 
-def _stages(role: str, field: str, addresses: Iterable[str]) -> list[Stage]:
+def _stages(
+    role: str, field: str, addresses: Iterable[str], *, max_attempts: int | None
+) -> list[Stage]:
     if isinstance(addresses, str):  # its characters would be taken for addresses
         raise refusal(field, addresses, "a list of addresses")
-    return [Stage(address, role=role) for address in addresses]
+    return [Stage(address, role=role, max_attempts=max_attempts) for address in addresses]
 
 
 def _job(

@@ -39,11 +39,15 @@ class Cascade:
         text_encoders: Iterable[str] = (),
         generators: Iterable[str],
         decoders: Iterable[str] = (),
+        max_attempts: int | None = None,
     ) -> Self:
         """Connects to running stages; as `AsyncCascade.connect`."""
         return cls._opened(
             AsyncCascade.connect(
-                text_encoders=text_encoders, generators=generators, decoders=decoders
+                text_encoders=text_encoders,
+                generators=generators,
+                decoders=decoders,
+                max_attempts=max_attempts,
             )
         )
 
@@ -55,9 +59,9 @@ class Cascade:
         return cls._opened(AsyncCascade.embedded(*checkpoints, checkpoint=checkpoint))
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> Self:
+    def load(cls, path: str | PathLike[str], *, max_attempts: int | None = None) -> Self:
         """Opens the cascade of a manifest; as `AsyncCascade.load`."""
-        return cls._opened(AsyncCascade.load(path))
+        return cls._opened(AsyncCascade.load(path, max_attempts=max_attempts))
 
     @classmethod
     def _opened(cls, opening: Coroutine[Any, Any, AsyncCascade]) -> Self:

@@ -111,6 +111,8 @@ class Stage:
     Args:
         address: `host:port`, `unix:/path` or `dns:///name:port`; replicas are separated by commas.
         role: What it is expected to be: "text-encoder", "generator" or "decoder".
+        max_attempts: Calls for one piece of work, replays included; at least 1. None is
+            `MAX_ATTEMPTS`, and at least one more than there are replicas.
 
     Attributes:
         description: What the stage tells about itself; empty before `connect`.
@@ -118,7 +120,7 @@ class Stage:
             and there may be another one.
     """
 
-    def __init__(self, address: str, *, role: str) -> None:
+    def __init__(self, address: str, *, role: str, max_attempts: int | None = None) -> None:
         self.address, self.role = address, role
         self.description = stage_pb2.DescribeResponse()
         addresses = [part.strip() for part in address.split(",")]
@@ -139,6 +141,7 @@ class Stage:
             )
             for part in addresses
         ]
+        self._max_attempts = max_attempts or max(MAX_ATTEMPTS, len(self._replicas) + 1)
         self._turn = itertools.count()
         self._budget = RetryBudget()
         self.resumes_jobs = False
@@ -341,7 +344,7 @@ class Stage:
         self._budget.deposit()
         asked: set[str] = set()
         backoff = FIRST_BACKOFF_SECONDS
-        attempts_left = max(MAX_ATTEMPTS, len(self._replicas) + 1)
+        attempts_left = self._max_attempts
         while True:
             remaining = request.remaining_seconds
             if remaining <= 0:

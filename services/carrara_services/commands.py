@@ -84,7 +84,7 @@ def up(
         stages = read_manifest(cascade).stages
     else:
         names = checkpoint or [read_settings({}).checkpoint]
-        stages = _manifest(names, fingerprints=False).stages
+        stages = manifest_of(names, fingerprints=False).stages
     flags = {
         "--device": device,
         "--dtype": dtype,
@@ -114,7 +114,7 @@ def manifest(
 
     A text encoder that two checkpoints share stands in it once.
     """
-    text = write_manifest(_manifest(checkpoints, fingerprints=True))
+    text = write_manifest(manifest_of(checkpoints, fingerprints=True))
     if output is None:
         typer.echo(text, nl=False)
         return
@@ -149,10 +149,11 @@ def _role(stage: str) -> str:
     return STAGE_ROLES[stage]
 
 
-def _manifest(checkpoints: Sequence[str], *, fingerprints: bool) -> Manifest:
-    """All stages of some checkpoints.
+def manifest_of(checkpoints: Sequence[str], *, fingerprints: bool) -> Manifest:
+    """All stages of some checkpoints; one that cannot be read ends the command.
 
     Args:
+        checkpoints: Folders, embedded names or hub ids, in the order of the image's way.
         fingerprints: Whether they are computed, which reads all weights.
     """
     from carrara_models.checkpoints import open_checkpoint, stages_of_all

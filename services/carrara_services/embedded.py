@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from carrara.runtimes import StageToRun
 from carrara_models.checkpoints import stages_of_all
@@ -35,7 +36,7 @@ class EmbeddedStages:
         text_encoders: Addresses, in the order of the chain; so the two others.
     """
 
-    def __init__(self, stages: Sequence[StageToRun], *, num_threads: int | None) -> None:
+    def __init__(self, stages: Sequence[StageToRun], *, settings: Mapping[str, object]) -> None:
         self.text_encoders: list[str] = []
         self.generators: list[str] = []
         self.decoders: list[str] = []
@@ -48,7 +49,7 @@ class EmbeddedStages:
         )
         self._thread.start()
         try:
-            self._wait(self._start(stages, num_threads))
+            self._wait(self._start(stages, settings))
         except BaseException:
             self.close()
             raise
@@ -64,7 +65,7 @@ class EmbeddedStages:
         self._loop.close()
         self._folder.cleanup()
 
-    async def _start(self, stages: Sequence[StageToRun], num_threads: int | None) -> None:
+    async def _start(self, stages: Sequence[StageToRun], given: Mapping[str, object]) -> None:
         addresses = {
             "text-encoder": self.text_encoders,
             "generator": self.generators,
@@ -74,11 +75,11 @@ class EmbeddedStages:
             role = STAGE_ROLES[stage.stage]
             settings = read_settings(
                 {
+                    **given,
                     "checkpoint": stage.checkpoint,
                     "stage": stage.stage,
                     "also_accepts": stage.also_accepts,
                     "bind": f"unix:{Path(self._folder.name) / f'{index}-{stage.stage}'}",
-                    "num_threads": num_threads,
                 }
             )
             # One address, which CARRARA_METRICS_BIND may name, is not for several stages.
@@ -97,6 +98,7 @@ def start(
     checkpoints: Sequence[str] = (),
     stages: Sequence[StageToRun] = (),
     num_threads: int | None = None,
+    settings: Mapping[str, object] = MappingProxyType({}),
 ) -> EmbeddedStages:
     """Starts stages in this process.
 
@@ -105,9 +107,11 @@ def start(
             hub ids; without any, and without stages, the default.
         stages: These are started beside them.
         num_threads: That torch computes with, in the whole process; None leaves it as it is.
+        settings: What else each stage is told, by the names of `serving.settings.Settings`.
 
     Raises:
         CheckpointError: A checkpoint cannot be used.
+        SettingsError: A setting is out of range.
     """
     if not checkpoints and not stages:
         checkpoints = (read_settings({}).checkpoint,)
@@ -119,4 +123,4 @@ def start(
             raise CheckpointError(
                 f"{stage.stage!r} is no stage; allowed: {', '.join(STAGE_ROLES)}."
             )
-    return EmbeddedStages([*wanted, *stages], num_threads=num_threads)
+    return EmbeddedStages([*wanted, *stages], settings={**settings, "num_threads": num_threads})

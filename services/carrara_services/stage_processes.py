@@ -1,4 +1,4 @@
-"""Runs stages as processes of this machine, and perhaps a command beside them."""
+"""Runs stages as processes of this machine, perhaps with a command or other work beside them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ _POLL_SECONDS = 0.1
 _END_SECONDS = 30.0
 
 
-class _Stopped(BaseException):
-    """SIGTERM or Ctrl-C; like KeyboardInterrupt, nothing but the outermost block may swallow it."""
+class StageEndedError(Exception):
+    """A stage ended by itself; the message has its last log lines."""
+
+
+class _Stopped(SystemExit):
+    """SIGTERM or Ctrl-C; as of any SystemExit, an event loop does not swallow it."""
 
 
 class _StageProcess:
@@ -36,7 +40,7 @@ class _StageProcess:
     def __init__(
         self, stage: ManifestStage, *, module: str, arguments: Sequence[str], port: int
     ) -> None:
-        self.role, self.name = stage.role, stage.stage
+        self.name = stage.stage
         self.address = ""
         own = ["--stage", stage.stage, "--checkpoint", str(stage.checkpoint)]
         for space in stage.also_accepts:
@@ -99,24 +103,49 @@ class _StageProcess:
             stream.close()
 
 
-def run(
-    stages: Sequence[ManifestStage],
-    *,
-    modules: Mapping[str, str],
-    arguments: Sequence[str],
-    command: Sequence[str],
-) -> int:
-    """Starts the stages, and the command once all are ready; ends them all.
+class RunningStages:
+    """Stages that answer; made by `running`.
+
+    Attributes:
+        addresses: By role, in the order in which the stages were given.
+    """
+
+    def __init__(
+        self, processes: Sequence[_StageProcess], *, addresses: Mapping[str, Sequence[str]]
+    ) -> None:
+        self._processes, self.addresses = processes, addresses
+
+    @property
+    def process_ids(self) -> list[tuple[str, int]]:
+        """Name and process of each stage that was started here."""
+        return [(process.name, process.process.pid) for process in self._processes]
+
+    def refuse_ended(self) -> None:
+        """Tells whether all still run.
+
+        Raises:
+            StageEndedError: One does not.
+        """
+        for process in self._processes:
+            if process.process.poll() is not None:
+                raise StageEndedError(process.report())
+
+
+@contextlib.contextmanager
+def running(
+    stages: Sequence[ManifestStage], *, modules: Mapping[str, str], arguments: Sequence[str]
+) -> Iterator[RunningStages]:
+    """Starts stages, gives them once all are ready, and ends them with the block.
+
+    SIGTERM and Ctrl-C end the block too, by a SystemExit whose status a shell would report.
 
     Args:
         stages: Those without an address are started; the others run already.
         modules: Role to the module that serves it.
         arguments: For every stage.
-        command: Empty: wait for Ctrl-C or SIGTERM.
 
-    Returns:
-        The command's status; without one 0 after SIGTERM, 130 after Ctrl-C, 1 if a stage ended by
-        itself.
+    Raises:
+        StageEndedError: A stage ended before it was ready.
     """
     processes: list[_StageProcess] = []
     to_start = [stage for stage in stages if stage.address is None]
@@ -127,21 +156,11 @@ def run(
                 processes.append(
                     _StageProcess(stage, module=module, arguments=arguments, port=port)
                 )
-            _wait_until_ready(processes)
-            addresses = _addresses(stages, processes)
-            if command:
-                return _run_beside(command, addresses, processes)
-            typer.echo(_how_to_use(addresses))
-            while True:
-                _refuse_ended(processes)
+            up = RunningStages(processes, addresses={})
+            while not all(process.address for process in processes):
+                up.refuse_ended()
                 time.sleep(_POLL_SECONDS)
-        except _Ended as ended:
-            typer.echo(f"error: {ended}", err=True)
-            return 1
-        except _Stopped as stopped:
-            status = int(stopped.args[0])
-            # Without a command, SIGTERM is how an operator ends it; Ctrl-C is 130 as everywhere.
-            return 0 if status == 128 + signal.SIGTERM and not command else status
+            yield RunningStages(processes, addresses=_addresses(stages, processes))
         finally:
             until = time.monotonic() + _END_SECONDS
             for process in processes:
@@ -150,20 +169,38 @@ def run(
                 process.wait(until)
 
 
-class _Ended(Exception):
-    """A stage ended by itself."""
+def run(
+    stages: Sequence[ManifestStage],
+    *,
+    modules: Mapping[str, str],
+    arguments: Sequence[str],
+    command: Sequence[str],
+) -> int:
+    """Starts the stages, and the command once all are ready; ends them all.
 
+    Args:
+        stages: As of `running`, and so the two that follow.
+        command: Empty: wait for Ctrl-C or SIGTERM.
 
-def _refuse_ended(stages: Sequence[_StageProcess]) -> None:
-    for stage in stages:
-        if stage.process.poll() is not None:
-            raise _Ended(stage.report())
-
-
-def _wait_until_ready(stages: Sequence[_StageProcess]) -> None:
-    while not all(stage.address for stage in stages):
-        _refuse_ended(stages)
-        time.sleep(_POLL_SECONDS)
+    Returns:
+        The command's status; without one 0 after SIGTERM, 130 after Ctrl-C, 1 if a stage ended by
+        itself.
+    """
+    try:
+        with running(stages, modules=modules, arguments=arguments) as up:
+            if command:
+                return _run_beside(command, up)
+            typer.echo(_how_to_use(up.addresses))
+            while True:
+                up.refuse_ended()
+                time.sleep(_POLL_SECONDS)
+    except StageEndedError as ended:
+        typer.echo(f"error: {ended}", err=True)
+        return 1
+    except _Stopped as stopped:
+        status = int(stopped.args[0])
+        # Without a command, SIGTERM is how an operator ends it; Ctrl-C is 130 as everywhere.
+        return 0 if status == 128 + signal.SIGTERM and not command else status
 
 
 def _addresses(
@@ -178,15 +215,11 @@ def _addresses(
     return addresses
 
 
-def _run_beside(
-    command: Sequence[str],
-    addresses: Mapping[str, Sequence[str]],
-    stages: Sequence[_StageProcess],
-) -> int:
+def _run_beside(command: Sequence[str], up: RunningStages) -> int:
     # Where a role has several stages, the command line splits the variable at blanks.
     variables = {
         f"CARRARA_{role.upper().replace('-', '_')}": " ".join(each)
-        for role, each in addresses.items()
+        for role, each in up.addresses.items()
     }
     try:
         beside = subprocess.Popen(command, env={**os.environ, **variables})
@@ -195,7 +228,7 @@ def _run_beside(
         return 127
     try:
         while (status := beside.poll()) is None:
-            _refuse_ended(stages)
+            up.refuse_ended()
             time.sleep(_POLL_SECONDS)
     finally:
         if beside.poll() is None:

@@ -16,7 +16,7 @@ from rich.progress import Progress as ProgressBars
 
 from carrara.arguments import parse
 from carrara.cascade import Cascade
-from carrara.cli.addresses import Decoders, Generators, TextEncoders
+from carrara.cli.addresses import Decoders, Generators, TextEncoders, refuse_two_ways
 from carrara.results import Event, Finished, GenerationResult, Progress
 
 
@@ -75,27 +75,17 @@ def generate(
     Without addresses, checkpoint and manifest, the checkpoint that ships with Carrara runs in this
     process.
     """
-    stages = {
-        "text_encoders": ("text_encoder", text_encoder or []),
-        "generators": ("generator", generator or []),
-        "decoders": ("decoder", decoder or []),
-    }
-    chosen = {
-        "--checkpoint": bool(checkpoint),
-        "--cascade": cascade is not None,
-        **{f"--{name.replace('_', '-')}": _typed(context, name) for name, _ in stages.values()},
-    }
-    ways = [option for option, given in chosen.items() if given]
-    if len(ways) > 1 and ways[0] in ("--checkpoint", "--cascade"):
-        raise typer.BadParameter(f"{ways[0]} and {ways[1]} exclude one another")
+    refuse_two_ways(context, checkpoint=checkpoint, cascade=cascade)
     settings = _settings(more or [])
     paths = _paths(output, num_images)
     _check_writable(paths)
 
     if cascade is not None:
         opened = Cascade.load(cascade)
-    elif not checkpoint and any(addresses for _, addresses in stages.values()):
-        opened = Cascade.connect(**{field: each for field, (_, each) in stages.items()})
+    elif not checkpoint and (text_encoder or generator or decoder):
+        opened = Cascade.connect(
+            text_encoders=text_encoder or [], generators=generator or [], decoders=decoder or []
+        )
     else:
         opened = Cascade.embedded(*(checkpoint or []))
     with opened as connected:
@@ -174,12 +164,6 @@ def _settings(options: Iterable[str]) -> dict[str, Any]:
         except ValueError as error:
             raise typer.BadParameter(f"--set {option}: {error}") from error
     return settings
-
-
-def _typed(context: typer.Context, name: str) -> bool:
-    """Whether an option was typed, and not read from its variable."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _paths(output: Path, num_images: int) -> list[Path]:

@@ -19,6 +19,7 @@ _SUMMARIES = {
     "prune": "Cut a checkpoint down to what one stage needs.",
     "train": "Train a text encoder, an autoencoder or a generator.",
     "evaluate": "Measure what a checkpoint paints.",
+    "bench": "Put a cascade under load and measure it.",
 }
 _EXTRAS = {"train": "train"}  # "services" for all others
 

@@ -12,7 +12,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from carrara.cli.addresses import Decoders, Generators, TextEncoders
+from carrara.cli.addresses import (
+    Decoders,
+    Generators,
+    TextEncoders,
+    refuse_two_ways,
+    typed,
+)
 from carrara.exceptions import ContractError as CascadeContractError
 from carrara_models.drawn_world.captions import Language
 from carrara_models.drawn_world.scenes import MAX_OBJECTS
@@ -151,7 +157,7 @@ def evaluate(
         if wanted == Wanted() and save_reference is None:
             options = "--attributes, --fid, --kid, --clip-score"
             raise typer.BadParameter(f"choose what to measure: {options}")
-        _check_one_way(context, checkpoint=checkpoint, cascade=cascade)
+        refuse_two_ways(context, checkpoint=checkpoint, cascade=cascade)
         sweep = read_sweep(
             {
                 "num_inference_steps": num_inference_steps,
@@ -241,23 +247,6 @@ def evaluate(
         _show(points, document if as_json else None, plot_file)
 
 
-def _check_one_way(
-    context: typer.Context, *, checkpoint: Sequence[str] | None, cascade: Path | None
-) -> None:
-    """Refuses two of checkpoint, manifest and addresses; what variables say may go unused."""
-    chosen = {
-        "--checkpoint": bool(checkpoint),
-        "--cascade": cascade is not None,
-        **{
-            f"--{name.replace('_', '-')}": _typed(context, name)
-            for name in ("text_encoder", "generator", "decoder")
-        },
-    }
-    ways = [option for option, given in chosen.items() if given]
-    if len(ways) > 1 and ways[0] in ("--checkpoint", "--cascade"):
-        raise typer.BadParameter(f"{ways[0]} and {ways[1]} exclude one another")
-
-
 def _captions(
     context: typer.Context,
     prompts: Path | None,
@@ -269,18 +258,12 @@ def _captions(
     if prompts is None:
         return drawn_captions(count or DRAWN_CAPTIONS, seed=seed, kind=kind)
     for name in DRAWN_WORLD_OPTIONS:
-        if _typed(context, name):
+        if typed(context, name):
             flag = f"--{name.replace('_', '-')}"
             raise typer.BadParameter(f"{flag} is of the drawn world; it excludes --prompts")
     if prompts.is_dir():
         return read_picture_folder(prompts, count=count, seed=seed)
     return read_prompts(prompts, count=count)
-
-
-def _typed(context: typer.Context, name: str) -> bool:
-    """Whether an option was typed, and is neither a default nor a variable's."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _tell(point: SweepPoint, settings: Mapping[str, Any], place: str) -> None:

@@ -46,7 +46,11 @@ def open_painter(
             return await AsyncCascade.load(manifest)
         if checkpoints:
             return await AsyncCascade.embedded(*checkpoints)
-        return await AsyncCascade.connect(**addresses)
+        return await AsyncCascade.connect(
+            text_encoders=addresses["text_encoders"],
+            generators=addresses["generators"],
+            decoders=addresses["decoders"],
+        )
 
     with asyncio.Runner() as runner:
         cascade = runner.run(opening())

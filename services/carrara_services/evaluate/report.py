@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from carrara.exceptions import MissingExtraError
 from carrara_models.drawn_world.checker import ATTRIBUTES
 from carrara_models.errors import BadFieldError, CheckpointError
 from carrara_models.evaluation.sweeps import HEADLINE, SweepPoint, from_json, keys_of, to_json
 from carrara_models.weights import read_json
-
-PLOT_SUFFIXES = (".pdf", ".png", ".svg")
+from carrara_services.plot_files import check_plot_file
 
 
 def report(
@@ -61,16 +59,7 @@ def check_plot(file: Path, *, points: int) -> None:
         BadFieldError: The file is of no known kind, or the points are too few.
         MissingExtraError: matplotlib is missing.
     """
-    try:
-        import carrara_models.evaluation.plots  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"--plot needs {error.name}: pip install 'carrara[train]'"
-        ) from error
-    if file.suffix.lower() not in PLOT_SUFFIXES:
-        raise BadFieldError("plot", str(file), f"a file that ends in {', '.join(PLOT_SUFFIXES)}")
-    if not file.absolute().parent.is_dir():
-        raise BadFieldError("plot", str(file), "a file in a folder that exists")
+    check_plot_file(file, drawn_by="carrara_models.evaluation.plots")
     if points < 2:
         raise BadFieldError("plot", str(file), "with several values of a setting, or --compare")
 

@@ -304,7 +304,7 @@ def test_a_fault_of_our_own_is_one_line_too(
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([]) == 0
     shown = capsys.readouterr().out
-    for name in ("generate", "info", "health", "version", "serve", "up", "prune", "train"):
+    for name in ("generate", "info", "health", "version", "serve", "up", "prune", "train", "bench"):
         assert name in shown
 
 
@@ -319,7 +319,8 @@ def test_version_prints_the_installed_one(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("command", "extra"), [("serve", "services"), ("evaluate", "services"), ("train", "train")]
+    ("command", "extra"),
+    [("serve", "services"), ("evaluate", "services"), ("bench", "services"), ("train", "train")],
 )
 def test_a_command_whose_extra_is_missing_names_the_pip_command(
     command: str,

@@ -10,7 +10,13 @@ import pytest
 import toy_stages
 from toy_stages import Fault, ToyCascade, ToyStage, fault_details, serving, serving_all
 
-from carrara import AsyncCascade, ContractError, StageUnavailableError
+from carrara import (
+    AsyncCascade,
+    ContractError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    StageUnavailableError,
+)
 from name_server import Names, name_server
 
 
@@ -158,6 +164,21 @@ async def test_another_replica_is_asked_where_that_can_help(
         await cascade.generate("a circle", num_images=3)
     assert len(replicas[0].faults) < 10, "the fault took place"
     assert len(replicas[1].requests) + len(replicas[2].requests) == 3
+
+
+async def test_a_single_attempt_shows_the_refusal_that_another_replica_would_have_hidden(
+    toys: ToyCascade, replicas: list[ToyStage]
+) -> None:
+    full = Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, details=fault_details("QUEUE_FULL"))
+    for replica in replicas:
+        replica.faults = [full] * 10
+    addresses = connect(toys, *replicas)
+    async with await AsyncCascade.connect(**addresses, max_attempts=1) as cascade:
+        with pytest.raises(ResourceExhaustedError):
+            await cascade.generate("a circle")
+    assert sum(10 - len(replica.faults) for replica in replicas) == 1
+    with pytest.raises(InvalidArgumentError, match="max_attempts: 0 is not allowed"):
+        await AsyncCascade.connect(**addresses, max_attempts=0)
 
 
 async def test_a_replay_goes_to_a_replica_that_was_not_asked_before(

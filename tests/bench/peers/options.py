@@ -1,0 +1,64 @@
+"""The command line of `run.py`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from contenders import PEERS
+from painting import SCHEDULERS
+
+from carrara_services.bench.workloads import PRESETS
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def read_arguments(
+    arguments: Sequence[str] | None = None, *, description: str | None = None
+) -> argparse.Namespace:
+    """Reads the command line.
+
+    Args:
+        arguments: None for the process's own.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--workload", action="append", choices=list(PRESETS), help="default: uniform")
+    add("--peer", action="append", choices=PEERS, help="default: diffusers and fastapi")
+    add(
+        "--carrara",
+        action="append",
+        metavar="NAME [SETTING=VALUE ...]",
+        help="its name, and flags of `carrara serve`; all are held against the first",
+    )
+    add("--rounds", type=int, default=3)
+    add("--requests", type=int, help="of each run, in place of the workload's end")
+    add("--rate", type=float, help="requests a second, of poisson and overload")
+    add("--seed", type=int, default=0)
+    add("--scheduler", choices=list(SCHEDULERS), help="in place of the checkpoint's own")
+    add("--warm-up", type=int, default=8, help="requests before each run, not counted")
+    add("--timeout-seconds", type=float, default=600)
+    add("--in-time-seconds", type=float, help="default: the timeout")
+    add("--checkpoint", default="drawn-latent")
+    add("--num-threads", type=int, default=1, help="of each process that computes")
+    add("--cpus", type=cpus_from, metavar="0,1", help="processors that servers may use")
+    add("--workers", type=int, default=1, help="of peers that have several")
+    add("--max-batch-size", type=int, default=16, help="of peers that batch")
+    add("--compile", action="store_true", help="have peers that run diffusers compile its UNet")
+    add(
+        "--environments",
+        type=Path,
+        default=ROOT / "runs" / "peers",
+        help="where make_env.sh put them",
+    )
+    add("--json", type=Path, metavar="FILE")
+    add("--markdown", type=Path, metavar="FILE")
+    return parser.parse_args(arguments)
+
+
+def cpus_from(text: str) -> tuple[int, ...]:
+    """Reads numbers between commas."""
+    return tuple(int(part) for part in text.split(","))
