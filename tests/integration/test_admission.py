@@ -115,13 +115,15 @@ async def test_who_waits_is_told_when_its_job_is_expected_to_start(
 ):
     running = call(narrow, job(conditioning, steps=LONG_STEPS))
     await until_it_runs(running)
-    waiting = aiter(call(narrow, job(conditioning)))
-    queued = (await anext(waiting)).event.queued
+    waiting = call(narrow, job(conditioning, steps=LONG_STEPS))
+    queued = (await anext(aiter(waiting))).event.queued
     assert queued.position == 1
     assert queued.expected_start_ms > 100
-    later = aiter(call(narrow, job(conditioning, steps=50)))
-    assert (await anext(later)).event.queued.expected_start_ms >= queued.expected_start_ms
-    running.cancel()
+    # Behind a whole long job, where the first waits for what is left of one.
+    later = call(narrow, job(conditioning))
+    assert (await anext(aiter(later))).event.queued.expected_start_ms > queued.expected_start_ms
+    for each in (running, waiting, later):
+        each.cancel()
 
 
 async def test_work_for_longer_than_may_wait_is_refused(
