@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,10 @@ ACTIVATIONS = (
 )
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+# Without addresses, so that every process that collects them finds the same names.
+@pytest.mark.parametrize(
+    "activation", ACTIVATIONS, ids=lambda each: re.sub(" at 0x[0-9a-f]+", "", str(each))
+)
 @pytest.mark.parametrize(("width", "threads"), [(112, 1), (32 * 1025, 2), (64 * 64 * 32, 3)])
 def test_exact_rows_hold_for_activations_of_any_width(
     activation: Any, width: int, threads: int
