@@ -1,9 +1,8 @@
-"""Fast numerics: a part's networks in another precision, another memory format, another engine.
+"""Fast numerics: a part's networks in another precision and memory format, compiled or not.
 
 | file | what it does |
 |---|---|
 | `networks.py` | finds a part's networks |
-| `in_torch.py` | torch's own kernels, in a chosen precision; compiled if wanted |
-| `in_openvino.py` | OpenVINO's CPU plug-in |
+| `in_torch.py` | torch's own kernels, in any precision; compiled if wanted |
 | `fast.py` | makes a part fast; which engine does what |
 """
