@@ -18,7 +18,8 @@ from families import CASES
 # of bfloat16 is below 1 level for the pictures of the checkpoints that ship.
 MAX_IN_FLOAT32 = 1
 MEAN_IN_BFLOAT16 = {
-    "deepfloyd-if": 30.0,
+    "if": 30.0,
+    "if-base": 30.0,
     "kandinsky": 25.0,
     "kandinsky-learned-variance": 12.0,
     "unclip": 9.0,

@@ -45,6 +45,8 @@ def test_a_network_computes_in_its_precision_and_takes_and_gives_float32() -> No
     torch.testing.assert_close(made, expected, rtol=0.05, atol=0.05)
 
 
+# Of what torch itself imports when it compiles.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.slow
 def test_only_what_was_met_in_the_warm_up_is_compiled_and_tokens_are_left_open() -> None:
     network = Network()
