@@ -26,7 +26,8 @@ from carrara_services.denoising.loop import DenoisingLoop, Work
 _WARM_UP_SIZE_FACTOR = 8
 # Cells a side: as few as a UNet that halves them three times takes.
 _WARM_UP_CELLS = 8
-_WARM_UP_TOKENS = 1
+# Not 1, for which torch compiles something of its own.
+_WARM_UP_TOKENS = 2
 _MAX_WARM_UP_SECONDS = 10.0
 
 
