@@ -164,12 +164,19 @@ def warm_up_request(part: Denoiser) -> DenoisingRequest:
 
 
 def _blank(contract: Contract, dtype: torch.dtype, *, free: int = _WARM_UP_TOKENS) -> Any:
-    """Zeros in place of numbers, ones in place of masks; `free` in place of any size."""
-    return {
-        spec.name: torch.ones([size or free for size in spec.shape], dtype=torch.bool)
-        if spec.name.endswith("mask")
-        else torch.zeros([size or free for size in spec.shape], dtype=dtype)
+    """Zeros in place of numbers, ones in place of masks.
+
+    Where any size does, it is 1 in the first axis and `free` in the others.
+    """
+    shapes = {
+        spec.name: [spec.shape[0] or 1, *(size or free for size in spec.shape[1:])]
         for spec in contract.tensors
+    }
+    return {
+        name: torch.ones(shape, dtype=torch.bool)
+        if name.endswith("mask")
+        else torch.zeros(shape, dtype=dtype)
+        for name, shape in shapes.items()
     }
 
 
