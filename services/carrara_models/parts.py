@@ -19,6 +19,23 @@ from carrara_models.contracts import Argument, Component, Contract, Port
 
 
 @dataclass(frozen=True)
+class Numerics:
+    """How the numbers of a part come about.
+
+    Attributes:
+        exact: Each request's are those that it would have alone, bit for bit.
+        row_buckets: Numbers of rows, ascending, that the network is called with, in place of any:
+            what lacks is filled up with copies. Of a network that is compiled for each shape.
+    """
+
+    exact: bool = True
+    row_buckets: tuple[int, ...] = ()
+
+
+EXACT = Numerics()
+
+
+@dataclass(frozen=True)
 class Described:
     """What every part tells about itself; `Describe` answers with it.
 
@@ -28,6 +45,8 @@ class Described:
         stage: Name of the part in its family, such as "prior".
         components: Exactly what was loaded.
         arguments: What may be set, without the prefix that tells this stage from its siblings.
+        dtype: Of what it takes and makes; its networks may compute in another one.
+        numerics: How its numbers come about.
     """
 
     fingerprint: str
@@ -39,6 +58,7 @@ class Described:
     arguments: tuple[Argument, ...]
     device: torch.device
     dtype: torch.dtype
+    numerics: Numerics = field(default=EXACT, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -221,6 +241,7 @@ class Part(Protocol):
     arguments: tuple[Argument, ...]
     device: torch.device
     dtype: torch.dtype
+    numerics: Numerics
 
 
 class TextEncoder(Part, Protocol):

@@ -31,6 +31,8 @@ def serve(
     checkpoint: command_line.Checkpoint = None,
     bind: command_line.Bind = None,
     device: command_line.Device = None,
+    numerics: command_line.Numerics = None,
+    engine: command_line.Engine = None,
     dtype: command_line.Dtype = None,
     num_threads: command_line.NumThreads = None,
     max_queue_jobs: command_line.MaxQueueJobs = None,
@@ -71,6 +73,8 @@ def up(
         typer.Option(help="A manifest: starts its stages that name a checkpoint and no address."),
     ] = None,
     device: command_line.Device = None,
+    numerics: command_line.Numerics = None,
+    engine: command_line.Engine = None,
     dtype: command_line.Dtype = None,
     num_threads: command_line.NumThreads = None,
     log_level: command_line.LogLevel = "warning",
@@ -87,6 +91,8 @@ def up(
         stages = manifest_of(names, fingerprints=False).stages
     flags = {
         "--device": device,
+        "--numerics": numerics,
+        "--engine": engine,
         "--dtype": dtype,
         "--num-threads": num_threads,
         "--log-level": log_level,

@@ -10,6 +10,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from carrara_models.acceleration.fast import best_precision, made_fast
 from carrara_models.checkpoints import Checkpoint
 from carrara_models.families import load_part
 from carrara_services.serving.describe import Runtime
@@ -32,10 +33,32 @@ def device_of(settings: Settings) -> torch.device:
     return device
 
 
-def dtype_of(settings: Settings, *, device: torch.device) -> torch.dtype:
-    """Gives the data type of the networks: as told, else float32 on CPU and float16 on CUDA."""
-    default = "float32" if device.type == "cpu" else "float16"
-    return DTYPES[settings.dtype or default]
+def is_exact(settings: Settings, *, device: torch.device) -> bool:
+    """Whether numerics are exact: as told, else on a CPU.
+
+    Raises:
+        SettingsError: They cannot be.
+    """
+    on_cpu = device.type == "cpu"
+    exact = settings.numerics == "exact" or (settings.numerics is None and on_cpu)
+    if exact and not on_cpu:
+        raise SettingsError(f"--numerics exact: only on a CPU, not with --device {settings.device}")
+    if exact and settings.engine != "torch":
+        raise SettingsError(f"--engine {settings.engine}: only with --numerics fast")
+    return exact
+
+
+def dtype_of(settings: Settings, *, device: torch.device, exact: bool, role: str) -> torch.dtype:
+    """Gives the data type of the networks.
+
+    As told; else float32 where numerics are exact, and of text encoders on a CPU, whose work is
+    small; else what the device computes fastest in.
+    """
+    if settings.dtype is not None:
+        return DTYPES[settings.dtype]
+    if exact or (role == "text-encoder" and device.type == "cpu"):
+        return torch.float32
+    return best_precision(device)
 
 
 def use_threads(settings: Settings) -> None:
@@ -44,8 +67,10 @@ def use_threads(settings: Settings) -> None:
         torch.set_num_threads(settings.num_threads)
 
 
-def runtime_of(device: torch.device, *, dtype: torch.dtype) -> Runtime:
-    """Describes where and how a part on `device` computes."""
+def runtime_of(
+    device: torch.device, *, dtype: torch.dtype, exact: bool = True, engine: str = "torch"
+) -> Runtime:
+    """Describes where and how a part on `device` computes, with networks of `dtype`."""
     device_memory = None
     if device.type == "cpu":
         name = f"cpu {torch.backends.cpu.get_cpu_capability()}"
@@ -58,8 +83,8 @@ def runtime_of(device: torch.device, *, dtype: torch.dtype) -> Runtime:
         }
     libraries = ("carrara", "torch", "diffusers", "transformers")
     return Runtime(
-        exact=device.type == "cpu",
-        engine="torch",
+        exact=exact,
+        engine=engine,
         precision=str(dtype).removeprefix("torch."),
         device=name,
         num_threads=torch.get_num_threads(),
@@ -68,25 +93,29 @@ def runtime_of(device: torch.device, *, dtype: torch.dtype) -> Runtime:
     )
 
 
-def load(checkpoint: Checkpoint, *, settings: Settings) -> tuple[Any, Runtime]:
+def load(checkpoint: Checkpoint, *, settings: Settings, role: str) -> tuple[Any, Runtime]:
     """Loads the part that the checkpoint was opened for.
 
     Returns:
         A part of `carrara_models.parts`, and how it computes.
 
     Raises:
-        SettingsError: There is no such device.
+        SettingsError: There is no such device, or it cannot do what the settings want.
         CheckpointError: The checkpoint cannot be used.
     """
     _quiet_libraries()
     device = device_of(settings)
-    dtype = dtype_of(settings, device=device)
+    exact = is_exact(settings, device=device)
     use_threads(settings)
+    dtype = dtype_of(settings, device=device, exact=exact, role=role)
     part = load_part(checkpoint, device=device, dtype=dtype)
+    dtype = part.dtype  # an autoencoder may insist on its own
+    if not exact:
+        part = made_fast(part, engine=settings.engine)
     if settings.also_accepts:
         ports = (replace(port, also_accepts=settings.also_accepts) for port in part.consumes)
         part = replace(part, consumes=tuple(ports))
-    return part, runtime_of(device, dtype=dtype)
+    return part, runtime_of(device, dtype=dtype, exact=exact, engine=settings.engine)
 
 
 def _quiet_libraries() -> None:

@@ -116,7 +116,7 @@ class SuperRes(Described):
             beside = torch.cat([pixels, enlarged], dim=1)
             return network(beside, timesteps, return_dict=False)[0]
 
-        return call_network(jobs, call)
+        return call_network(jobs, call, numerics=self.numerics)
 
     @torch.no_grad()
     def advance(

@@ -131,7 +131,7 @@ class UpscalingUNet(Described):
         Returns:
             For each job, in order, [rows, C, h, w].
         """
-        return call_network(jobs, self._call, inputs=_network_input)
+        return call_network(jobs, self._call, inputs=_network_input, numerics=self.numerics)
 
     @torch.no_grad()
     def advance(

@@ -140,7 +140,9 @@ class FluxTransformer(Described):
             For each job, in order, [rows, C, h, w].
         """
         # The pipeline calls the network once for each half, so each row's numbers are its own.
-        return call_network(jobs, self._call, inputs=DenoisingJob.plain_input, chunk_rows=1)
+        return call_network(
+            jobs, self._call, inputs=DenoisingJob.plain_input, chunk_rows=1, numerics=self.numerics
+        )
 
     @torch.no_grad()
     def advance(

@@ -117,7 +117,7 @@ class KandinskyGenerator(Described):
         Returns:
             For each job, in order, noise and variance [rows, 2 * C, h, w].
         """
-        return call_network(jobs, self._call, one_by_one_on_cpu=True)
+        return call_network(jobs, self._call, one_by_one=True, numerics=self.numerics)
 
     @torch.no_grad()
     def advance(

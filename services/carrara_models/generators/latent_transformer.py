@@ -195,7 +195,10 @@ class LatentTransformer(Described):
         """
         scaled, plain = DenoisingJob.network_input, DenoisingJob.plain_input
         return call_network(
-            jobs, self._call, inputs=scaled if self.habits.scales_latents else plain
+            jobs,
+            self._call,
+            inputs=scaled if self.habits.scales_latents else plain,
+            numerics=self.numerics,
         )
 
     @torch.no_grad()

@@ -148,7 +148,7 @@ class LatentUNet(Described):
         Returns:
             For each job, in order, [rows, C, h, w].
         """
-        return call_network(jobs, self._call)
+        return call_network(jobs, self._call, numerics=self.numerics)
 
     @torch.no_grad()
     def advance(

@@ -124,7 +124,7 @@ class Prior(Described):
     @torch.no_grad()
     def predict(self, jobs: Sequence[DenoisingJob]) -> list[torch.Tensor]:
         """Calls the transformer once for all jobs; gives [rows, E] for each, in order."""
-        return call_network(jobs, self._call)
+        return call_network(jobs, self._call, numerics=self.numerics)
 
     @torch.no_grad()
     def advance(

@@ -108,7 +108,7 @@ class UnclipGenerator(Described):
         Returns:
             For each job, in order, noise and variance [rows, 6, H, W].
         """
-        return call_network(jobs, self._call, one_by_one_on_cpu=True)
+        return call_network(jobs, self._call, one_by_one=True, numerics=self.numerics)
 
     @torch.no_grad()
     def advance(

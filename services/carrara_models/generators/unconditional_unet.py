@@ -93,7 +93,7 @@ class UnconditionalUNet(Described):
         Returns:
             For each job, in order, [1, 3, H, W].
         """
-        return call_network(jobs, self._call, one_by_one_on_cpu=True)
+        return call_network(jobs, self._call, one_by_one=True, numerics=self.numerics)
 
     @torch.no_grad()
     def advance(

@@ -25,7 +25,7 @@ def open_stage(settings: Settings) -> Stage:
     from carrara_services.denoising.engine import DenoisingEngine
     from carrara_services.jobs import Jobs
 
-    part, runtime = torch_runtime.load(checkpoint, settings=settings)
+    part, runtime = torch_runtime.load(checkpoint, settings=settings, role=ROLE)
     engine: DecoderEngine | DenoisingEngine
     if isinstance(part, Denoiser):
         engine = DenoisingEngine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 from collections.abc import AsyncIterator
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 
+from carrara_models.acceleration import in_torch
+from carrara_models.acceleration.networks import networks_of
 from carrara_models.contracts import Contract, Kind
 from carrara_models.parts import Denoiser, DenoisingRequest, JobState, Sample
 from carrara_services.admission.demand import Priority
@@ -23,7 +26,8 @@ from carrara_services.denoising.loop import DenoisingLoop, Work
 _WARM_UP_SIZE_FACTOR = 8
 # Cells a side: as few as a UNet that halves them three times takes.
 _WARM_UP_CELLS = 8
-_WARM_UP_TOKENS = 1
+# Not 1, for which torch compiles something of its own.
+_WARM_UP_TOKENS = 2
 _MAX_WARM_UP_SECONDS = 10.0
 
 
@@ -98,14 +102,27 @@ class DenoisingEngine:
     async def warm_up(self) -> None:
         """Makes the smallest picture in two steps, on the path that requests take.
 
+        Networks that are to be compiled are compiled first, for pictures of the default size.
+
         Then one of the default size, from which the loop knows its pace, unless that takes long.
         """
         smallest = warm_up_request(self.part)
+        await asyncio.to_thread(self._compile, replace(smallest, height=None, width=None))
         await self._run_to_the_end(smallest)
         request = replace(smallest, height=None, width=None)
         expected = self.line.seconds(demand_of(self.part, request, priority=Priority.NORMAL).cost)
         if request != smallest and expected is not None and expected < _MAX_WARM_UP_SECONDS:
             await self._run_to_the_end(request)
+
+    @torch.inference_mode()
+    def _compile(self, request: DenoisingRequest) -> None:
+        """For as many rows as the batch may have."""
+        buckets = self.part.numerics.row_buckets
+        with in_torch.compiling(networks_of(self.part).values()):  # type: ignore[arg-type]
+            for rows in buckets:
+                job = self.part.start(request)
+                if job.rows <= rows <= max(self.max_batch_rows, job.rows):
+                    self.part.predict([job] * (rows // job.rows))
 
     async def _run_to_the_end(self, request: DenoisingRequest) -> None:
         async with contextlib.aclosing(self.run(request, deadline=None)) as happenings:  # type: ignore[type-var]
@@ -147,12 +164,19 @@ def warm_up_request(part: Denoiser) -> DenoisingRequest:
 
 
 def _blank(contract: Contract, dtype: torch.dtype, *, free: int = _WARM_UP_TOKENS) -> Any:
-    """Zeros in place of numbers, ones in place of masks; `free` in place of any size."""
-    return {
-        spec.name: torch.ones([size or free for size in spec.shape], dtype=torch.bool)
-        if spec.name.endswith("mask")
-        else torch.zeros([size or free for size in spec.shape], dtype=dtype)
+    """Zeros in place of numbers, ones in place of masks.
+
+    Where any size does, it is 1 in the first axis and `free` in the others.
+    """
+    shapes = {
+        spec.name: [spec.shape[0] or 1, *(size or free for size in spec.shape[1:])]
         for spec in contract.tensors
+    }
+    return {
+        name: torch.ones(shape, dtype=torch.bool)
+        if name.endswith("mask")
+        else torch.zeros(shape, dtype=dtype)
+        for name, shape in shapes.items()
     }
 
 

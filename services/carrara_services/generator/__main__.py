@@ -23,7 +23,7 @@ def open_stage(settings: Settings) -> Stage:
     from carrara_services.generator.servicer import GeneratorServicer
     from carrara_services.jobs import Jobs
 
-    part, runtime = torch_runtime.load(checkpoint, settings=settings)
+    part, runtime = torch_runtime.load(checkpoint, settings=settings, role=ROLE)
     engine = DenoisingEngine(
         part,
         role=ROLE,

@@ -39,10 +39,19 @@ Bind = Annotated[
     typer.Option(help="HOST:PORT or unix:PATH; port 0 is any. [CARRARA_BIND; 127.0.0.1:50051]"),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. [CARRARA_DEVICE; cpu]")]
+Numerics = Annotated[
+    str | None,
+    typer.Option(help="exact or fast. [CARRARA_NUMERICS; exact on CPU, fast on CUDA]"),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(help="Of fast numerics: torch or compile. [CARRARA_ENGINE; torch]"),
+]
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="float32, float16 or bfloat16. [CARRARA_DTYPE; float32 on CPU, float16 on CUDA]"
+        help="float32, float16 or bfloat16. [CARRARA_DTYPE; float32 where exact, else what the "
+        "device is fast in]"
     ),
 ]
 NumThreads = Annotated[
@@ -102,6 +111,8 @@ def run_stage(role: str, open_stage: Callable[[Settings], app.Stage]) -> None:
         stage: StageName = None,
         bind: Bind = None,
         device: Device = None,
+        numerics: Numerics = None,
+        engine: Engine = None,
         dtype: Dtype = None,
         num_threads: NumThreads = None,
         max_queue_jobs: MaxQueueJobs = None,

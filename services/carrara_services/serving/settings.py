@@ -11,6 +11,8 @@ from carrara_services.serving import limits
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Dtype = Literal["float32", "float16", "bfloat16"]
+Numerics = Literal["exact", "fast"]
+Engine = Literal["torch", "compile"]
 
 
 class SettingsError(ValueError):
@@ -28,7 +30,11 @@ class Settings(BaseSettings):
             checkpoint's own; fingerprints as `carrara info` shows them.
         bind: HOST:PORT or unix:PATH; port 0 takes a free one.
         device: cpu, cuda or cuda:N.
-        dtype: Of the networks; None is float32 on CPU and float16 on CUDA.
+        numerics: exact: each picture has the bits that it would have alone. fast: as quick as the
+            device can. None is exact on CPU and fast on CUDA.
+        engine: What runs fast networks: torch's kernels, or torch.compile's for the usual shapes.
+        dtype: Of the networks; None is float32 where numerics are exact and of text encoders on a
+            CPU, else float16 on CUDA, and bfloat16 on a CPU that computes in it.
         num_threads: That torch computes with; None is torch's own choice. Results depend on it.
         max_queue_jobs: How many jobs may wait.
         max_queue_seconds: How long the work that waits and runs may take, at the stage's own pace,
@@ -50,6 +56,8 @@ class Settings(BaseSettings):
     also_accepts: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     bind: str = "127.0.0.1:50051"
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    numerics: Numerics | None = None
+    engine: Engine = "torch"
     dtype: Dtype | None = None
     num_threads: int | None = Field(default=None, ge=1)
     max_queue_jobs: int = Field(default=limits.MAX_QUEUE_JOBS, ge=1)

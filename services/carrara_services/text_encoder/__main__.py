@@ -22,7 +22,7 @@ def open_stage(settings: Settings) -> Stage:
     from carrara_services.text_encoder.engine import TextEncoderEngine
     from carrara_services.text_encoder.servicer import TextEncoderServicer
 
-    part, runtime = torch_runtime.load(checkpoint, settings=settings)
+    part, runtime = torch_runtime.load(checkpoint, settings=settings, role=ROLE)
     engine = TextEncoderEngine(
         part,
         max_queue_jobs=settings.max_queue_jobs,

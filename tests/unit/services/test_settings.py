@@ -27,6 +27,8 @@ def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch, name: str
         "also_accepts": ("0" * 64, "f" * 64),
         "bind": "127.0.0.1:1",
         "device": "cuda:3",
+        "numerics": "fast",
+        "engine": "compile",
         "dtype": "bfloat16",
         "num_threads": 3,
         "max_queue_jobs": 3,
@@ -47,7 +49,13 @@ def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch, name: str
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_threads", 0), ("max_queue_jobs", 0), ("device", "tpu"), ("dtype", "int8")],
+    [
+        ("num_threads", 0),
+        ("max_queue_jobs", 0),
+        ("device", "tpu"),
+        ("dtype", "int8"),
+        ("numerics", "quick"),
+    ],
 )
 def test_a_refusal_names_flag_variable_and_value(name: str, value: object):
     with pytest.raises(SettingsError) as caught:

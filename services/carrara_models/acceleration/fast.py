@@ -1,0 +1,54 @@
+"""Makes a part fast. Its numbers then depend on what shares a batch, within a tolerance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+
+from carrara_models.acceleration import in_torch
+from carrara_models.acceleration.networks import networks_of
+from carrara_models.parts import Decoder, Denoiser, Numerics
+
+Engine = Literal["torch", "compile"]
+
+# Of networks that are compiled for each shape.
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32)
+
+
+def best_precision(device: torch.device) -> torch.dtype:
+    """What networks compute in where nobody says otherwise."""
+    if device.type != "cpu":
+        return torch.float16
+    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def made_fast(part: Any, *, engine: Engine) -> Any:
+    """A part whose networks compute as they were loaded; what it takes and makes is float32.
+
+    A text encoder stays as it is.
+
+    Args:
+        part: It is changed, and of no use any more.
+    """
+    compiled = engine == "compile"
+    if isinstance(part, Denoiser):
+        networks = list(networks_of(part).values())  # type: ignore[arg-type]
+        buckets = ROW_BUCKETS if compiled else ()
+    elif isinstance(part, Decoder):
+        # They decode by their own parts, not by a call.
+        networks = [
+            module
+            for autoencoder in networks_of(part).values()  # type: ignore[arg-type]
+            for name in ("post_quant_conv", "decoder")
+            if isinstance(module := getattr(autoencoder, name, None), torch.nn.Module)
+        ]
+        buckets = ()
+    else:
+        return replace(part, numerics=Numerics(exact=False))
+    for network in networks:
+        in_torch.accelerate(network, precision=part.dtype, compiled=compiled)
+    numerics = Numerics(exact=False, row_buckets=buckets)
+    return replace(part, dtype=torch.float32, numerics=numerics)

@@ -1,0 +1,112 @@
+"""Stages with fast numerics: what they say of themselves, and that they paint the same picture."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import torch
+
+from carrara.tensors import from_numpy, to_numpy
+from carrara.v1 import decoder_pb2, stage_pb2, tensor_pb2
+from carrara_services.serving.settings import SettingsError
+from integration.in_process import encode, events, generate, served
+from tiny_checkpoints import build_sd1
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_sd1(tmp_path_factory.mktemp("sd1"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def job(sd1: Path) -> AsyncIterator[stage_pb2.Job]:
+    async with served("text-encoder", sd1, numerics="fast") as text_encoder:
+        encoded = await encode(text_encoder, "a red circle", "blue")
+    assert encoded.provenance.numerics == stage_pb2.NUMERICS_FAST
+    # Its work is small, and remembered.
+    assert encoded.provenance.precision == tensor_pb2.DATA_TYPE_FLOAT32
+    yield stage_pb2.Job(
+        conditioning=encoded.conditioning,
+        random_state=stage_pb2.RandomState(seed=7),
+        arguments=stage_pb2.Arguments(num_inference_steps=4, scheduler="ddim"),
+    )
+
+
+async def latents(
+    sd1: Path, job: stage_pb2.Job, **settings: Any
+) -> tuple[np.ndarray, stage_pb2.Provenance]:
+    async with served("generator", sd1, **settings) as generator:
+        result = await generate(generator, job)
+    return to_numpy(result.sample.tensors["latents"]), result.provenance
+
+
+async def test_a_fast_stage_says_so_and_makes_nearly_the_same(sd1: Path, job: stage_pb2.Job):
+    exact, told = await latents(sd1, job)
+    assert (told.numerics, told.engine) == (stage_pb2.NUMERICS_EXACT, "torch")
+    for dtype, tolerance in (("float32", 1e-4), ("bfloat16", 0.2)):
+        fast, told = await latents(sd1, job, numerics="fast", dtype=dtype)
+        assert told.numerics == stage_pb2.NUMERICS_FAST
+        assert tensor_pb2.DataType.Name(told.precision) == f"DATA_TYPE_{dtype.upper()}"
+        assert fast.dtype == np.float32, "samples stay what they were"
+        assert np.abs(fast - exact).mean() < tolerance
+
+
+async def test_a_fast_decoder_makes_nearly_the_same(sd1: Path):
+    pictures = []
+    for settings in ({}, {"numerics": "fast", "dtype": "float32"}):
+        async with served("decoder", sd1, **settings) as decoder:
+            contract = (await decoder.describe()).consumes[0].contract
+            shape = (1, contract.tensors[0].shape[1], 8, 8)
+            drawn = torch.randn(shape, generator=torch.Generator().manual_seed(3)).numpy()
+            side = 8 * contract.size_factor
+            work = stage_pb2.Job(
+                sample=stage_pb2.Sample(
+                    contract=stage_pb2.Contract(
+                        kind=contract.kind,
+                        space=contract.space,
+                        size_factor=contract.size_factor,
+                        scaling_factor=contract.scaling_factor,
+                    ),
+                    tensors={"latents": from_numpy(drawn)},
+                    height=side,
+                    width=side,
+                )
+            )
+            *_, result = await events(decoder.stub.Decode(decoder_pb2.DecodeRequest(job=work)))
+            pictures.append(to_numpy(result.sample.tensors["image"]).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch imports to compile
+async def test_a_compiled_stage_has_compiled_before_it_serves(sd1: Path, job: stage_pb2.Job):
+    exact, _ = await latents(sd1, job)
+    settings = {"numerics": "fast", "engine": "compile", "dtype": "float32", "max_batch_rows": 2}
+    async with served("generator", sd1, **settings) as generator:
+        compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        assert compiled, "something was compiled"
+        result = await generate(generator, job)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+    assert result.provenance.engine == "compile"
+    made = to_numpy(result.sample.tensors["latents"])
+    assert np.abs(made - exact).mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"numerics": "exact", "engine": "compile"}, "--engine compile: only with"),
+        ({"engine": "compile"}, "--engine compile: only with"),
+    ],
+)
+async def test_what_cannot_be_is_refused(sd1: Path, settings: dict[str, Any], told: str):
+    with pytest.raises(SettingsError, match=told):
+        async with served("generator", sd1, **settings):
+            pass

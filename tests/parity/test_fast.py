@@ -1,0 +1,77 @@
+"""Fast numerics stay near the exact ones: pictures of every family, alone and in company."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import chains
+from carrara_models.acceleration.fast import made_fast
+from carrara_models.parts import Denoiser
+from families import CASES
+
+# Of 255 levels. The networks are tiny and of random weights, which makes much of little: the mean
+# of bfloat16 is below 1 level for the pictures of the checkpoints that ship.
+MAX_IN_FLOAT32 = 1
+MEAN_IN_BFLOAT16 = {
+    "if": 30.0,
+    "if-base": 30.0,
+    "kandinsky": 25.0,
+    "kandinsky-learned-variance": 12.0,
+    "unclip": 9.0,
+}
+MEAN_OF_OTHERS = 4.0
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@functools.lru_cache(maxsize=1)
+def exact(name: str) -> list[np.ndarray]:
+    case = CASES[name]
+    parts = chains.load_parts(case.folders)
+    return [chains.paint(parts, settings) for settings in case.settings.values()]
+
+
+def fast_parts(name: str, precision: torch.dtype) -> list[Any]:
+    parts = chains.load_parts(CASES[name].folders, dtype=precision)
+    return [made_fast(part, engine="torch") for part in parts]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fast_pictures_are_those_of_exact_ones_but_for_a_level(name: str) -> None:
+    parts = fast_parts(name, torch.float32)
+    for settings, expected in zip(CASES[name].settings.values(), exact(name), strict=True):
+        difference = np.abs(chains.paint(parts, settings).astype(int) - expected)
+        assert difference.max() <= MAX_IN_FLOAT32
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_in_bfloat16_fast_pictures_are_near_the_exact_ones(name: str) -> None:
+    parts = fast_parts(name, torch.bfloat16)
+    for settings, expected in zip(CASES[name].settings.values(), exact(name), strict=True):
+        difference = np.abs(chains.paint(parts, settings).astype(int) - expected)
+        assert difference.mean() <= MEAN_IN_BFLOAT16.get(name, MEAN_OF_OTHERS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_company_changes_fast_samples_by_rounding_alone(name: str) -> None:
+    """At every first denoiser of the chain, all of the case's settings share a batch."""
+    parts = fast_parts(name, torch.float32)
+    columns = [chains.requests(parts, settings) for settings in CASES[name].settings.values()]
+    (part, *_), wanted = zip(*(column[0] for column in columns), strict=True)
+    assert isinstance(part, Denoiser)
+    together, shared = chains.run_together(part, list(wanted))
+    assert shared, f"no two jobs shared a batch of the {part.stage}"
+    for request, sample in zip(wanted, together, strict=True):
+        alone, _ = chains.run_together(part, [request])
+        for tensor in sample.tensors:
+            torch.testing.assert_close(
+                sample.tensors[tensor], alone[0].tensors[tensor], rtol=1e-2, atol=1e-2
+            )
