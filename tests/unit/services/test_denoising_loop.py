@@ -241,8 +241,9 @@ async def test_handing_back_suspends_what_can_go_on_elsewhere_and_finishes_the_r
             run(loop, toy_request(2, steps=5)),
             run(loop, toy_request(3, steps=5), resumable=True),
         ]
+        await until(lambda: loop.line.running + loop.line.queued == 3)
         generator.turn.release(2)
-        await until(lambda: len(generator.calls) >= 2 and loop.line.running == 3)
+        await until(lambda: len(generator.calls) == 2 and loop.line.running == 3)
         waiting = run(loop, toy_request(4), resumable=True)
         await until(lambda: loop.line.queued == 1)
         loop.hand_back()

@@ -49,5 +49,5 @@ def test_stages_are_told_only_what_all_of_them_can_share() -> None:
         "dtype": "bfloat16",
     }
     for option in ("bind=127.0.0.1:50051", "checkpoint=x", "max_queue_jobs", "speed=9"):
-        with pytest.raises(BadFieldError, match="NAME=VALUE of device, dtype"):
+        with pytest.raises(BadFieldError, match="NAME=VALUE of device, numerics, engine, dtype"):
             read_stage_settings([option])
