@@ -73,9 +73,7 @@ class Told:
     @property
     def calls_one_by_one(self) -> bool:
         """Whether the network is called once per job on the CPU."""
-        return self.denoises and "one_by_one=True" in inspect.getsource(
-            type(self.parts[0]).predict
-        )
+        return self.denoises and "one_by_one=True" in inspect.getsource(type(self.parts[0]).predict)
 
 
 @functools.cache

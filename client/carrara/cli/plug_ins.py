@@ -16,6 +16,7 @@ GROUP = "carrara.commands"
 _SUMMARIES = {
     "serve": "Serve one stage of a checkpoint.",
     "up": "Start all stages of a checkpoint as processes on this machine.",
+    "manifest": "Write the manifest of a cascade.",
     "prune": "Cut a checkpoint down to what one stage needs.",
     "train": "Train a text encoder, an autoencoder or a generator.",
     "evaluate": "Measure what a checkpoint paints.",

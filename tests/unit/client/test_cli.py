@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import grpc
@@ -19,6 +19,7 @@ from PIL import Image
 from toy_stages import Fault, ToyCascade
 
 from carrara.cli import run
+from carrara.cli.plug_ins import _SUMMARIES, GROUP
 from carrara.exceptions import MissingExtraError
 from carrara.manifest import Manifest, ManifestStage, write_manifest
 from carrara.runtimes import start_embedded
@@ -306,6 +307,10 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for name in ("generate", "info", "health", "version", "serve", "up", "prune", "train", "bench"):
         assert name in shown
+
+
+def test_every_command_that_services_add_has_a_summary() -> None:
+    assert {each.name for each in entry_points(group=GROUP)} == set(_SUMMARIES)
 
 
 def test_an_unknown_command_gives_2(capsys: pytest.CaptureFixture[str]) -> None:
