@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
@@ -16,6 +17,7 @@ from carrara_models.families import load_part
 from carrara_services.serving.describe import Runtime
 from carrara_services.serving.settings import Settings, SettingsError
 
+COMPILERS = ("g++", "clang++")  # what torch.compile builds its kernels with
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -45,6 +47,9 @@ def is_exact(settings: Settings, *, device: torch.device) -> bool:
         raise SettingsError(f"--numerics exact: only on a CPU, not with --device {settings.device}")
     if exact and settings.engine != "torch":
         raise SettingsError(f"--engine {settings.engine}: only with --numerics fast")
+    if settings.engine == "compile" and on_cpu and not any(map(shutil.which, COMPILERS)):
+        wanted = " or ".join(COMPILERS)
+        raise SettingsError(f"--engine compile: on a CPU it needs a C++ compiler, {wanted}")
     return exact
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ async def test_a_fast_decoder_makes_nearly_the_same(sd1: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch imports to compile
 async def test_a_compiled_stage_has_compiled_before_it_serves(sd1: Path, job: stage_pb2.Job):
     exact, _ = await latents(sd1, job)

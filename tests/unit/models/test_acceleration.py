@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -48,6 +49,7 @@ def test_a_network_computes_in_its_precision_and_takes_and_gives_float32() -> No
 # Of what torch itself imports when it compiles.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_only_what_was_met_in_the_warm_up_is_compiled_and_tokens_are_left_open() -> None:
     network = Network()
     expected = {
