@@ -28,15 +28,14 @@ def best_precision(device: torch.device) -> torch.dtype:
 def made_fast(part: Any, *, engine: Engine) -> Any:
     """A part whose networks compute as they were loaded; what it takes and makes is float32.
 
-    A text encoder stays as it is.
+    A text encoder stays as it is, and only denoisers are compiled.
 
     Args:
         part: It is changed, and of no use any more.
     """
-    compiled = engine == "compile"
+    compiled = engine == "compile" and isinstance(part, Denoiser)
     if isinstance(part, Denoiser):
         networks = list(networks_of(part).values())  # type: ignore[arg-type]
-        buckets = ROW_BUCKETS if compiled else ()
     elif isinstance(part, Decoder):
         # They decode by their own parts, not by a call.
         networks = [
@@ -45,10 +44,9 @@ def made_fast(part: Any, *, engine: Engine) -> Any:
             for name in ("post_quant_conv", "decoder")
             if isinstance(module := getattr(autoencoder, name, None), torch.nn.Module)
         ]
-        buckets = ()
     else:
         return replace(part, numerics=Numerics(exact=False))
     for network in networks:
         in_torch.accelerate(network, precision=part.dtype, compiled=compiled)
-    numerics = Numerics(exact=False, row_buckets=buckets)
+    numerics = Numerics(exact=False, row_buckets=ROW_BUCKETS if compiled else ())
     return replace(part, dtype=torch.float32, numerics=numerics)

@@ -72,12 +72,7 @@ class CompiledForward:
 @contextlib.contextmanager
 def compiling(networks: Iterable[torch.nn.Module]) -> Iterator[None]:
     """Compiles, while entered, whatever shapes the networks are called with."""
-    forwards = [
-        module.forward
-        for network in networks
-        for module in network.modules()
-        if isinstance(module.forward, CompiledForward)
-    ]
+    forwards = [each.forward for each in networks if isinstance(each.forward, CompiledForward)]
     torch._dynamo.config.recompile_limit = MAX_COMPILED_SHAPES
     for forward in forwards:
         forward.compiles = True

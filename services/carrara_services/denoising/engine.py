@@ -107,9 +107,10 @@ class DenoisingEngine:
         Then one of the default size, from which the loop knows its pace, unless that takes long.
         """
         smallest = warm_up_request(self.part)
-        await asyncio.to_thread(self._compile, replace(smallest, height=None, width=None))
-        await self._run_to_the_end(smallest)
         request = replace(smallest, height=None, width=None)
+        if self.part.numerics.row_buckets:
+            await asyncio.to_thread(self._compile, request)
+        await self._run_to_the_end(smallest)
         expected = self.line.seconds(demand_of(self.part, request, priority=Priority.NORMAL).cost)
         if request != smallest and expected is not None and expected < _MAX_WARM_UP_SECONDS:
             await self._run_to_the_end(request)
@@ -117,10 +118,9 @@ class DenoisingEngine:
     @torch.inference_mode()
     def _compile(self, request: DenoisingRequest) -> None:
         """For as many rows as the batch may have."""
-        buckets = self.part.numerics.row_buckets
+        job = self.part.start(request)
         with in_torch.compiling(networks_of(self.part).values()):  # type: ignore[arg-type]
-            for rows in buckets:
-                job = self.part.start(request)
+            for rows in self.part.numerics.row_buckets:
                 if job.rows <= rows <= max(self.max_batch_rows, job.rows):
                     self.part.predict([job] * (rows // job.rows))
 

@@ -23,20 +23,20 @@ LMS_ORDER = 4
 
 def euler(scheduler: Any) -> StepPlan | None:
     """Algorithm 2, Karras et al. 2022, without churn."""
-    if not _is_plain(scheduler, PREDICTION_TYPES):
+    if scheduler.config.prediction_type not in PREDICTION_TYPES:
         return None
     rule = _euler_rule(scheduler.config.prediction_type)
 
     def at(step: int) -> PlannedStep:
         sigma, after = scheduler.sigmas[step], scheduler.sigmas[step + 1]
-        return _planned(rule, sigma, sigma, after - sigma)
+        return _planned(rule, sigma, after - sigma)
 
     return StepPlan(at, device=scheduler.timesteps.device)
 
 
 def euler_ancestral(scheduler: Any) -> StepPlan | None:
     """Euler's step down to a lower level, and fresh noise up to the wanted one."""
-    if not _is_plain(scheduler, ("epsilon", "v_prediction")):
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         return None
     rule = _ancestral_rule(scheduler.config.prediction_type)
 
@@ -44,7 +44,7 @@ def euler_ancestral(scheduler: Any) -> StepPlan | None:
         sigma, after = scheduler.sigmas[step], scheduler.sigmas[step + 1]
         up = (after**2 * (sigma**2 - after**2) / sigma**2) ** 0.5
         down = (after**2 - up**2) ** 0.5
-        return _planned(rule, sigma, sigma, down - sigma, up)
+        return _planned(rule, sigma, down - sigma, up)
 
     return StepPlan(at, device=scheduler.timesteps.device)
 
@@ -52,7 +52,7 @@ def euler_ancestral(scheduler: Any) -> StepPlan | None:
 def heun(scheduler: Any) -> StepPlan | None:
     """Algorithm 1, Karras et al. 2022; two calls make a step."""
     config = scheduler.config
-    if not _is_plain(scheduler, PREDICTION_TYPES):
+    if scheduler.config.prediction_type not in PREDICTION_TYPES:
         return None
     predicts, corrects = (
         _heun_rule(config.prediction_type, clipping(config), corrects=corrects)
@@ -62,17 +62,17 @@ def heun(scheduler: Any) -> StepPlan | None:
     def at(call: int) -> PlannedStep:
         sigmas = scheduler.sigmas
         if call % 2 == 0:
-            return _planned(predicts, sigmas[call], sigmas[call], sigmas[call + 1] - sigmas[call])
+            return _planned(predicts, sigmas[call], sigmas[call + 1] - sigmas[call])
         # What the scheduler divides the input by is the sigma of the call, twice in the list.
         sigma, after = sigmas[call - 1], sigmas[call]
-        return _planned(corrects, after, after, after - sigma)
+        return _planned(corrects, after, after - sigma)
 
     return StepPlan(at, device=scheduler.timesteps.device)
 
 
 def lms(scheduler: Any) -> StepPlan | None:
     """Linear multistep over Euler's derivatives."""
-    if not _is_plain(scheduler, PREDICTION_TYPES):
+    if scheduler.config.prediction_type not in PREDICTION_TYPES:
         return None
 
     def at(step: int) -> PlannedStep:
@@ -80,14 +80,9 @@ def lms(scheduler: Any) -> StepPlan | None:
         weights = [scheduler.get_lms_coefficient(order, step, index) for index in range(order)]
         sigma = scheduler.sigmas[step]
         rule = _lms_rule(scheduler.config.prediction_type, order=order)
-        return _planned(rule, sigma, sigma, *map(torch.as_tensor, weights))
+        return _planned(rule, sigma, *map(torch.as_tensor, weights))
 
     return StepPlan(at, device=scheduler.timesteps.device)
-
-
-def _is_plain(scheduler: Any, prediction_types: tuple[str, ...]) -> bool:
-    begins = scheduler.begin_index in (None, 0)
-    return begins and scheduler.config.prediction_type in prediction_types
 
 
 def _planned(rule: Rule, seen: torch.Tensor, *others: torch.Tensor) -> PlannedStep:
@@ -114,7 +109,7 @@ def _euler_rule(prediction_type: str) -> Rule:
     def step(
         x: torch.Tensor, output: torch.Tensor, _: History, __: Any, c: torch.Tensor
     ) -> tuple[torch.Tensor, History]:
-        sigma, way = c[3:]
+        sigma, *_of_original, way = c
         original = _original(prediction_type, x, output, c)
         return x + (x - original) / sigma * way, ()
 
@@ -126,7 +121,7 @@ def _ancestral_rule(prediction_type: str) -> Rule:
     def step(
         x: torch.Tensor, output: torch.Tensor, _: History, noise: Any, c: torch.Tensor
     ) -> tuple[torch.Tensor, History]:
-        sigma, way, up = c[3:]
+        sigma, *_of_original, way, up = c
         original = _original(prediction_type, x, output, c)
         return x + (x - original) / sigma * way + noise * up, ()
 
@@ -138,7 +133,7 @@ def _heun_rule(prediction_type: str, bound: float | None, *, corrects: bool) -> 
     def step(
         x: torch.Tensor, output: torch.Tensor, history: History, _: Any, c: torch.Tensor
     ) -> tuple[torch.Tensor, History]:
-        sigma, way = c[3:]
+        sigma, *_of_original, way = c
         original = clipped(_original(prediction_type, x, output, c), bound)
         derivative = (x - original) / sigma
         if not corrects:
@@ -154,7 +149,7 @@ def _lms_rule(prediction_type: str, *, order: int) -> Rule:
     def step(
         x: torch.Tensor, output: torch.Tensor, history: History, _: Any, c: torch.Tensor
     ) -> tuple[torch.Tensor, History]:
-        sigma, *weights = c[3:]
+        sigma, weights = c[0], c[3:]
         derivatives = ((x - _original(prediction_type, x, output, c)) / sigma, *history)
         moves = (weight * move for weight, move in zip(weights, derivatives, strict=True))
         return x + sum(moves), derivatives[: LMS_ORDER - 1]

@@ -28,7 +28,6 @@ def dpm_solver(scheduler: Any) -> StepPlan | None:
         or config.thresholding
         or config.prediction_type not in (*PREDICTION_TYPES, "flow_prediction")
         or config.get("variance_type") in ("learned", "learned_range")
-        or scheduler.begin_index not in (None, 0)
     ):
         return None
     num_steps = len(scheduler.timesteps)

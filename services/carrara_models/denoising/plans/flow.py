@@ -11,7 +11,7 @@ from carrara_models.denoising.plans.plan import History, PlannedStep, Rule, Step
 
 def flow_euler(scheduler: Any) -> StepPlan | None:
     """Straight on, as far as the sigmas lie apart."""
-    if scheduler.config.stochastic_sampling or scheduler.begin_index not in (None, 0):
+    if scheduler.config.stochastic_sampling:
         return None
 
     def at(step: int) -> PlannedStep:
@@ -20,10 +20,8 @@ def flow_euler(scheduler: Any) -> StepPlan | None:
     return StepPlan(at, device=scheduler.timesteps.device)
 
 
-def flow_heun(scheduler: Any) -> StepPlan | None:
+def flow_heun(scheduler: Any) -> StepPlan:
     """Straight on, and again with the mean of both ends' velocities."""
-    if scheduler.begin_index not in (None, 0):
-        return None
 
     def at(call: int) -> PlannedStep:
         sigmas = scheduler.sigmas

@@ -41,7 +41,8 @@ def plan_for(scheduler: Any) -> StepPlan | None:
     maker = MAKERS.get(type(scheduler))
     timesteps = scheduler.timesteps.tolist()
     # A scheduler looks its first step up by the timestep, and takes the second of two equal ones.
-    if maker is None or timesteps.count(timesteps[0]) > 1:
+    begins = getattr(scheduler, "begin_index", None) in (None, 0)
+    if maker is None or not begins or timesteps.count(timesteps[0]) > 1:
         return None
     key = (
         type(scheduler),

@@ -27,7 +27,6 @@ def uni_pc(scheduler: Any) -> StepPlan | None:
         or config.solver_p is not None
         or config.thresholding
         or config.prediction_type not in (*PREDICTION_TYPES, "flow_prediction")
-        or scheduler.begin_index not in (None, 0)
     ):
         return None
     num_steps = len(scheduler.timesteps)
