@@ -7,7 +7,7 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 
 from carrara.aio import AsyncCascade
 from carrara.cli.addresses import Decoders, Generators, TextEncoders, refuse_two_ways
-from carrara_models.errors import BadFieldError, CheckpointError
+from carrara_models.errors import CheckpointError
 from carrara_services.bench.cascade_target import CascadeTarget
 from carrara_services.bench.class_options import read_classes
 from carrara_services.bench.memory import MetricsPeaks, PeakMemory
@@ -33,6 +33,7 @@ from carrara_services.bench.stages import (
 from carrara_services.bench.workloads import PRESETS, Workload, WorkloadName, workload_of
 from carrara_services.plot_files import check_plot_file
 from carrara_services.serving.settings import SettingsError, read_settings
+from carrara_services.usage_errors import usage_errors
 
 _WORKLOADS = "; ".join(f"{name}: {preset.told}" for name, preset in PRESETS.items())
 _WIDE = 140  # columns, where the output is no terminal
@@ -135,7 +136,7 @@ def bench(
 
     Classes, prompts and arrival times follow from the seed, so that two runs ask for the very same.
     """
-    with _refusals(), contextlib.ExitStack() as stack:
+    with usage_errors(CheckpointError, SettingsError), contextlib.ExitStack() as stack:
         refuse_two_ways(context, checkpoint=checkpoint, cascade=cascade)
         work = workload_of(
             workload,
@@ -274,15 +275,3 @@ def _check_files(*files: Path | None, plot_file: Path | None) -> None:
     for file in files:
         if file is not None and not file.absolute().parent.is_dir():
             raise typer.BadParameter(f"{file} is in no folder that exists")
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """What parts refuse becomes what the command line knows: exit status 2."""
-    try:
-        yield
-    except BadFieldError as error:
-        flag = f"--{error.field.replace('_', '-')}"
-        raise typer.BadParameter(str(error), param_hint=flag) from error
-    except (CheckpointError, SettingsError) as error:
-        raise typer.BadParameter(str(error)) from error

@@ -42,6 +42,7 @@ from carrara_services.evaluate.painter import open_painter
 from carrara_services.evaluate.report import check_plot, plot, read_reports, report
 from carrara_services.evaluate.sweep_options import read_sweep
 from carrara_services.serving.settings import read_settings
+from carrara_services.usage_errors import usage_errors
 
 DRAWN_WORLD_OPTIONS = ("language", "max_objects", "paraphrases")
 DRAWN_CAPTIONS = 300
@@ -285,11 +286,7 @@ def _show(
 def _refusals() -> Iterator[None]:
     """What parts refuse becomes what the command line knows: exit status 2, or 3 of a contract."""
     try:
-        yield
-    except BadFieldError as error:
-        flag = f"--{error.field.replace('_', '-')}"
-        raise typer.BadParameter(str(error), param_hint=flag) from error
-    except (CheckpointError, DataError) as error:
-        raise typer.BadParameter(str(error)) from error
+        with usage_errors(CheckpointError, DataError):
+            yield
     except ContractError as error:
         raise CascadeContractError(str(error)) from error
