@@ -79,14 +79,11 @@ def resume(job: DenoisingJob, state: JobState) -> None:
     tensors = dict(state.tensors)
     latents = _placed(tensors.pop(LATENTS, None), LATENTS, job, dtype=job.latents.dtype)
     if job.plan is not None:
-        needed = job.plan[state.step].rule.looks_back
-        history = [
-            _placed(tensors.pop(name, None), name, job, dtype=job.latents.dtype)
-            for name in (
-                f"{HISTORY}.{index}" for index in range(max(needed, _length(tensors, HISTORY)))
-            )
-        ]
-        job.history = tuple(history)
+        length = max(job.plan[state.step].rule.looks_back, _length(tensors, HISTORY))
+        names = [f"{HISTORY}.{index}" for index in range(length)]
+        job.history = tuple(
+            _placed(tensors.pop(name, None), name, job, dtype=latents.dtype) for name in names
+        )
     else:
         _resume_scheduler(job, tensors, step=state.step)
     if tensors:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,6 +31,7 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 
 from carrara_models.checkpoints import Checkpoint
+from carrara_models.denoising.recent import Recent
 from carrara_models.errors import BadFieldError, CheckpointError
 
 Overrides = Mapping[str, Any]
@@ -92,8 +92,8 @@ class Samplers:
     default: str
     others: tuple[str, ...] = tuple(SCHEDULERS)
     in_pixels: bool = False
-    _prototypes: OrderedDict[tuple[Any, ...], Any] = field(
-        init=False, default_factory=OrderedDict, repr=False, compare=False
+    _prototypes: Recent[Any] = field(
+        init=False, default_factory=lambda: Recent(MAX_PROTOTYPES), repr=False, compare=False
     )
 
     @property
@@ -127,12 +127,10 @@ class Samplers:
         # diffusers reads a signature for each field of a config, which takes milliseconds.
         options = ((option, _hashable(timestep_options[option])) for option in timestep_options)
         key = (name, num_inference_steps, device, *options)
-        if key not in self._prototypes:
-            self._prototypes[key] = self._made(name, num_inference_steps, device, timestep_options)
-            while len(self._prototypes) > MAX_PROTOTYPES:
-                self._prototypes.popitem(last=False)
-        self._prototypes.move_to_end(key)
-        return _copied(self._prototypes[key])
+        prototype = self._prototypes.get(
+            key, lambda: self._made(name, num_inference_steps, device, timestep_options)
+        )
+        return _copied(prototype)
 
     def _made(
         self,

@@ -17,6 +17,13 @@ from carrara_services.admission.demand import Priority
 from carrara_services.refusals import FingerprintError, UnknownFieldError
 from carrara_services.serving import limits
 
+_PRIORITIES: Mapping[int, Priority] = {
+    stage_pb2.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    stage_pb2.PRIORITY_LOW: Priority.LOW,
+    stage_pb2.PRIORITY_NORMAL: Priority.NORMAL,
+    stage_pb2.PRIORITY_HIGH: Priority.HIGH,
+}
+
 
 def refuse_unknown_fields(request: message.Message) -> None:
     """Refuses what this stage would otherwise drop in silence, at any depth.
@@ -64,15 +71,9 @@ def read_priority(value: int, *, field: str) -> Priority:
     Raises:
         BadFieldError: It is none that this version knows.
     """
-    known: dict[int, Priority] = {
-        stage_pb2.PRIORITY_UNSPECIFIED: Priority.NORMAL,
-        stage_pb2.PRIORITY_LOW: Priority.LOW,
-        stage_pb2.PRIORITY_NORMAL: Priority.NORMAL,
-        stage_pb2.PRIORITY_HIGH: Priority.HIGH,
-    }
-    if value not in known:
+    if value not in _PRIORITIES:
         raise BadFieldError(field, value, ", ".join(stage_pb2.Priority.keys()))
-    return known[value]
+    return _PRIORITIES[value]
 
 
 def check_text(text: str, *, field: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from carrara_models.denoising.plans.dpm_solver import dpm_solver
 from carrara_models.denoising.plans.flow import flow_euler, flow_heun
 from carrara_models.denoising.plans.plan import StepPlan
 from carrara_models.denoising.plans.uni_pc import uni_pc
+from carrara_models.denoising.recent import Recent
 
 MAX_PLANS = 256
 MAKERS: Mapping[type, Callable[[Any], StepPlan | None]] = {
@@ -30,7 +30,7 @@ MAKERS: Mapping[type, Callable[[Any], StepPlan | None]] = {
     diffusers.FlowMatchHeunDiscreteScheduler: flow_heun,
 }
 
-_plans: OrderedDict[tuple[Any, ...], StepPlan | None] = OrderedDict()
+_plans = Recent[StepPlan | None](MAX_PLANS)
 
 
 def plan_for(scheduler: Any) -> StepPlan | None:
@@ -50,9 +50,4 @@ def plan_for(scheduler: Any) -> StepPlan | None:
         scheduler.timesteps.device,
         *timesteps,
     )
-    if key not in _plans:
-        _plans[key] = maker(scheduler)
-        while len(_plans) > MAX_PLANS:
-            _plans.popitem(last=False)
-    _plans.move_to_end(key)
-    return _plans[key]
+    return _plans.get(key, lambda: maker(scheduler))
