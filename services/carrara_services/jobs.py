@@ -23,12 +23,12 @@ from carrara_models.errors import BadFieldError, ContractError
 from carrara_models.limits import MAX_PIXELS
 from carrara_models.parts import Decoder, DenoisingRequest, JobState, Part, Sample
 from carrara_services import job_states
-from carrara_services.admission.demand import Priority
 from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
 from carrara_services.pictures import picture
 from carrara_services.serving import describe, results, validation
 from carrara_services.serving.describe import Runtime
 from carrara_services.torch_tensors import from_torch, read_random_state, to_torch
+from carrara_services.work import Work
 
 _FORMATS = {
     stage_pb2.OUTPUT_FORMAT_UNSPECIFIED: "image",
@@ -49,13 +49,7 @@ class Engine(Protocol):
         """Whether its work may end suspended, and may be gone on with."""
 
     def run(
-        self,
-        request: DenoisingRequest,
-        *,
-        deadline: float | None,
-        resume: JobState | None = None,
-        resumable: bool = False,
-        priority: Priority = Priority.NORMAL,
+        self, work: Work, *, deadline: float | None
     ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
         """Does one piece of work; the result is a `carrara_models.parts.Sample`."""
 
@@ -88,14 +82,14 @@ class Jobs:
         consumer = describe.read_contract(job.consumer) if job.HasField("consumer") else None
         produced = self._produced(job, consumer)
         warnings = self._check(job, produced)
-        work = self._engine.run(
+        work = Work(
             self._read(job, consumer),
-            deadline=deadline,
+            priority=validation.read_priority(job.priority, field="job.priority"),
             resume=self._resume(job),
             resumable=job.resumable,
-            priority=validation.read_priority(job.priority, field="job.priority"),
         )
-        async with contextlib.aclosing(work) as happenings:  # type: ignore[type-var]
+        running = self._engine.run(work, deadline=deadline)
+        async with contextlib.aclosing(running) as happenings:  # type: ignore[type-var]
             async for happening in happenings:
                 if isinstance(happening, Queued | Progress):
                     yield results.under_way(happening)

@@ -26,7 +26,8 @@ from carrara_models.families import load_part
 from carrara_models.generators.latent_unet import LatentUNet
 from carrara_models.parts import DenoisingRequest
 from carrara_services.admission.happenings import Failed, Finished
-from carrara_services.denoising.loop import DenoisingLoop, Work
+from carrara_services.denoising.loop import DenoisingLoop
+from carrara_services.work import Work
 
 SCHEDULERS = ("ddim", "euler", "dpm++2m", "pndm", "lms", "heun", "euler-ancestral", "unipc")
 

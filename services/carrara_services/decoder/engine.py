@@ -9,13 +9,14 @@ from dataclasses import replace
 import torch
 
 from carrara_models.contracts import Kind
-from carrara_models.parts import Decoder, DenoisingRequest, JobState, Sample
+from carrara_models.parts import Decoder, DenoisingRequest, Sample
 from carrara_models.pixels import handed_on
-from carrara_services.admission.demand import Demand, Priority
+from carrara_services.admission.demand import Demand
 from carrara_services.admission.following import finished, follow
 from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
 from carrara_services.admission.line import WaitingLine
 from carrara_services.decoder import ROLE
+from carrara_services.work import Work
 from carrara_services.worker import Worker
 
 # Latent cells a side of the warm-up's sample.
@@ -58,24 +59,14 @@ class DecoderEngine:
         return self.worker.line.running
 
     def run(
-        self,
-        request: DenoisingRequest,
-        *,
-        deadline: float | None,
-        resume: JobState | None = None,
-        resumable: bool = False,
-        priority: Priority = Priority.NORMAL,
+        self, work: Work, *, deadline: float | None
     ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
-        """Decodes one sample and yields what happens; the result is a `Sample` of pixels.
-
-        Args:
-            resumable: Whether it might be suspended; it never is.
-        """
-        assert resume is None, "who calls has seen that it is not resumable"
-        sample = request.sample
+        """Decodes one sample and yields what happens; the result is a `Sample` of pixels."""
+        assert work.resume is None, "who calls has seen that it is not resumable"
+        sample = work.request.sample
         pixels = 1 if sample is None else max(1, sample.height * sample.width)
-        demand = Demand(cost=float(pixels), priority=priority)
-        return follow(self.line, request, deadline=deadline, stage=ROLE, demand=demand)
+        demand = Demand(cost=float(pixels), priority=work.priority)
+        return follow(self.line, work.request, deadline=deadline, stage=ROLE, demand=demand)
 
     async def warm_up(self) -> None:
         """Decodes a small black sample, on the path that requests take."""

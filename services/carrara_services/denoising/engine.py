@@ -14,13 +14,13 @@ import torch
 from carrara_models.acceleration import in_torch
 from carrara_models.acceleration.networks import networks_of
 from carrara_models.contracts import Contract, Kind
-from carrara_models.parts import Denoiser, DenoisingRequest, JobState, Sample
-from carrara_services.admission.demand import Priority
+from carrara_models.parts import Denoiser, DenoisingRequest, Sample
 from carrara_services.admission.following import follow
 from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
 from carrara_services.admission.line import WaitingLine
 from carrara_services.denoising.demand import demand_of
-from carrara_services.denoising.loop import DenoisingLoop, Work
+from carrara_services.denoising.loop import DenoisingLoop
+from carrara_services.work import Work
 
 # Of a consumer that the warm-up invents for a denoiser without the VAE.
 _WARM_UP_SIZE_FACTOR = 8
@@ -76,23 +76,13 @@ class DenoisingEngine:
         return self.loop.max_batch_rows
 
     def run(
-        self,
-        request: DenoisingRequest,
-        *,
-        deadline: float | None,
-        resume: JobState | None = None,
-        resumable: bool = False,
-        priority: Priority = Priority.NORMAL,
+        self, work: Work, *, deadline: float | None
     ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
         """Runs one job and yields what happens; the result is a `carrara_models.parts.Sample`.
 
-        Args:
-            resume: Where it goes on; None begins it.
-            resumable: Whether it may end suspended, with a `carrara_models.parts.JobState`.
+        Resumable work may end suspended, with a `carrara_models.parts.JobState`.
         """
-        done = 0 if resume is None else resume.step
-        demand = demand_of(self.part, request, priority=priority, steps_done=done)
-        work = Work(request, resume, resumable)
+        demand = demand_of(self.part, work)
         return follow(self.line, work, deadline=deadline, stage=self._role, demand=demand)
 
     def hand_back(self) -> None:
@@ -111,7 +101,7 @@ class DenoisingEngine:
         if self.part.numerics.row_buckets:
             await asyncio.to_thread(self._compile, request)
         await self._run_to_the_end(smallest)
-        expected = self.line.seconds(demand_of(self.part, request, priority=Priority.NORMAL).cost)
+        expected = self.line.seconds(demand_of(self.part, Work(request)).cost)
         if request != smallest and expected is not None and expected < _MAX_WARM_UP_SECONDS:
             await self._run_to_the_end(request)
 
@@ -125,7 +115,7 @@ class DenoisingEngine:
                     self.part.predict([job] * (rows // job.rows))
 
     async def _run_to_the_end(self, request: DenoisingRequest) -> None:
-        async with contextlib.aclosing(self.run(request, deadline=None)) as happenings:  # type: ignore[type-var]
+        async with contextlib.aclosing(self.run(Work(request), deadline=None)) as happenings:  # type: ignore[type-var]
             async for _ in happenings:
                 pass
 

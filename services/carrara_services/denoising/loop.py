@@ -12,32 +12,18 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
-from carrara_models.parts import Denoiser, DenoisingRequest, Job, JobState
+from carrara_models.parts import Denoiser, Job
 from carrara_services.admission.happenings import Failed, Finished, Progress, Suspended, Usage
 from carrara_services.admission.line import Ticket, WaitingLine
 from carrara_services.denoising.memory import is_out_of_memory, release_memory
 from carrara_services.refusals import TooLargeError
 from carrara_services.watch import TickWatch
+from carrara_services.work import Work
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What waits in the loop's line.
-
-    Attributes:
-        resume: Where the job goes on; None begins it.
-        resumable: Whether its caller can go on elsewhere when this loop is about to end.
-    """
-
-    request: DenoisingRequest
-    resume: JobState | None = None
-    resumable: bool = False
 
 
 class _Row:

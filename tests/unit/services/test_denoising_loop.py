@@ -12,7 +12,7 @@ import pytest
 from carrara_models.errors import JobStateError, NumericalError
 from carrara_services.admission.following import follow
 from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
-from carrara_services.denoising.loop import DenoisingLoop, Work
+from carrara_services.denoising.loop import DenoisingLoop
 from carrara_services.refusals import (
     DeadlineError,
     DrainingError,
@@ -20,6 +20,7 @@ from carrara_services.refusals import (
     StalledError,
     TooLargeError,
 )
+from carrara_services.work import Work
 from unit.services.toy_generator import ToyGenerator, alone, toy_request
 
 

@@ -18,13 +18,14 @@ from carrara_models.parts import Encoded, Texts
 from carrara_services.admission.following import finished
 from carrara_services.admission.happenings import Failed, Finished, Usage
 from carrara_services.admission.line import WaitingLine
-from carrara_services.denoising.loop import DenoisingLoop, Work
+from carrara_services.denoising.loop import DenoisingLoop
 from carrara_services.serving.addresses import check_metrics_bind
 from carrara_services.serving.describe import Runtime
 from carrara_services.serving.errors import TABLE
 from carrara_services.serving.metrics import REASONS, TICK_ROWS, Metrics, MetricsServer
 from carrara_services.serving.settings import SettingsError
 from carrara_services.text_encoder.engine import Cache
+from carrara_services.work import Work
 from unit.services.toy_generator import ToyGenerator, toy_request
 
 OUTCOMES = ("finished", "failed", "cancelled", "expired", "handed_back", "suspended")
