@@ -102,7 +102,7 @@ class LatentConsistencyUNet(Described):
     @torch.no_grad()
     def predict(self, jobs: Sequence[DenoisingJob]) -> list[torch.Tensor]:
         """Calls the UNet once for all jobs; gives [1, C, h, w] for each, in order."""
-        return call_network(jobs, self._call)
+        return call_network(jobs, self._call, numerics=self.numerics)
 
     @torch.no_grad()
     def advance(
