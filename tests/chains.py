@@ -43,7 +43,7 @@ def paint(parts: Sequence[Any], settings: Mapping[str, Any]) -> np.ndarray:
             sample = run_alone(part, request)
             pixels = sample.tensors.get("pixels")
         else:
-            pixels = part.decode(sample)
+            pixels = part.decode([sample])[0]
             sample = decoded(sample, pixels)
     return to_uint8(pixels)
 

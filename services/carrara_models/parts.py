@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from carrara_models.contracts import Argument, Component, Contract, Port
+from carrara_models.errors import NumericalError
 
 
 @dataclass(frozen=True)
@@ -299,15 +300,18 @@ class Denoiser(Part, Protocol):
 
 @runtime_checkable
 class Decoder(Part, Protocol):
-    """A sample to pixels."""
+    """Samples to pixels."""
 
-    def decode(self, sample: Sample) -> torch.Tensor:
-        """Decodes one image.
+    def decode(self, samples: Sequence[Sample]) -> list[torch.Tensor | NumericalError]:
+        """Decodes images; in fast numerics together.
+
+        Args:
+            samples: Of equal shapes.
 
         Returns:
-            [1, 3, H, W] in this part's dtype, about in [-1, 1]: who makes a picture of it clamps.
+            For each, in order, [1, 3, H, W] in this part's dtype, about in [-1, 1], as who makes a
+            picture of it clamps; or what is wrong with it, where it holds NaN or infinity.
 
         Raises:
-            ContractError: The sample does not fit.
-            NumericalError: The pixels hold NaN or infinity.
+            ContractError: A sample does not fit.
         """

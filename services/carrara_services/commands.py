@@ -38,6 +38,8 @@ def serve(
     max_queue_jobs: command_line.MaxQueueJobs = None,
     max_queue_seconds: command_line.MaxQueueSeconds = None,
     max_batch_rows: command_line.MaxBatchRows = None,
+    max_wait_ms: command_line.MaxWaitMs = None,
+    tile_size: command_line.TileSize = None,
     also_accepts: command_line.AlsoAccepts = None,
     insecure: command_line.Insecure = None,
     metrics_bind: command_line.MetricsBind = None,

@@ -22,10 +22,10 @@ class TooLargeError(Exception):
     """The work needs more memory than the device has, even alone.
 
     Attributes:
-        step: Steps done.
+        step: Steps done; None for work without steps.
     """
 
-    def __init__(self, *, step: int) -> None:
+    def __init__(self, *, step: int | None = None) -> None:
         super().__init__(
             "this job needs more memory than the device has; ask for a smaller picture"
         )

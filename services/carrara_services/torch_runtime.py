@@ -116,7 +116,7 @@ def load(checkpoint: Checkpoint, *, settings: Settings, role: str) -> tuple[Any,
     part = load_part(checkpoint, device=device, dtype=dtype)
     dtype = part.dtype  # an autoencoder may insist on its own
     if not exact:
-        part = made_fast(part, engine=settings.engine)
+        part = made_fast(part, engine=settings.engine, tile_size=settings.tile_size)
     if settings.also_accepts:
         ports = (replace(port, also_accepts=settings.also_accepts) for port in part.consumes)
         part = replace(part, consumes=tuple(ports))

@@ -18,9 +18,10 @@ class JobWatch(Protocol):
 
 
 class TickWatch(Protocol):
-    """Counts ticks of the denoising loop, in its thread.
+    """Counts ticks, in the worker's thread.
 
-    A tick is one network call for one group of jobs, with the scheduler step of each.
+    A tick is one network call for one group of jobs: of a denoising loop with the scheduler step of
+    each, of a decoder all of their work.
     """
 
     def __call__(self, *, seconds: float, jobs: int, rows: int) -> None: ...  # noqa: D102

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from carrara.tensors import from_numpy, to_numpy
 from carrara.v1 import decoder_pb2, stage_pb2, tensor_pb2
 from carrara_services.serving.settings import SettingsError
-from integration.in_process import encode, events, generate, served
+from integration.in_process import Served, encode, events, generate, served
 from tiny_checkpoints import build_sd1
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -59,30 +60,37 @@ async def test_a_fast_stage_says_so_and_makes_nearly_the_same(sd1: Path, job: st
         assert np.abs(fast - exact).mean() < tolerance
 
 
-async def test_a_fast_decoder_makes_nearly_the_same(sd1: Path):
-    pictures = []
-    for settings in ({}, {"numerics": "fast", "dtype": "float32"}):
-        async with served("decoder", sd1, **settings) as decoder:
-            contract = (await decoder.describe()).consumes[0].contract
-            shape = (1, contract.tensors[0].shape[1], 8, 8)
-            drawn = torch.randn(shape, generator=torch.Generator().manual_seed(3)).numpy()
-            side = 8 * contract.size_factor
-            work = stage_pb2.Job(
-                sample=stage_pb2.Sample(
-                    contract=stage_pb2.Contract(
-                        kind=contract.kind,
-                        space=contract.space,
-                        size_factor=contract.size_factor,
-                        scaling_factor=contract.scaling_factor,
-                    ),
-                    tensors={"latents": from_numpy(drawn)},
-                    height=side,
-                    width=side,
-                )
-            )
-            *_, result = await events(decoder.stub.Decode(decoder_pb2.DecodeRequest(job=work)))
-            pictures.append(to_numpy(result.sample.tensors["image"]).astype(int))
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+async def picture(decoder: Served, seed: int) -> np.ndarray:
+    """Of drawn latents."""
+    contract = (await decoder.describe()).consumes[0].contract
+    shape = (1, contract.tensors[0].shape[1], 8, 8)
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).numpy()
+    side = 8 * contract.size_factor
+    sample = stage_pb2.Sample(
+        contract=stage_pb2.Contract(kind=contract.kind, space=contract.space),
+        tensors={"latents": from_numpy(drawn)},
+        height=side,
+        width=side,
+    )
+    request = decoder_pb2.DecodeRequest(job=stage_pb2.Job(sample=sample))
+    *_, result = await events(decoder.stub.Decode(request))
+    return to_numpy(result.sample.tensors["image"]).astype(int)
+
+
+async def test_a_fast_decoder_decodes_what_comes_together_in_batches(sd1: Path):
+    async def pictures(**settings: Any) -> tuple[list[np.ndarray], float | None]:
+        async with served("decoder", sd1, max_batch_rows=4, **settings) as decoder:
+            made = await asyncio.gather(*(picture(decoder, seed) for seed in range(8)))
+            registry = decoder.server.metrics.registry
+            assert registry.get_sample_value("carrara_steps_total") == 8
+            return made, registry.get_sample_value("carrara_tick_rows_count")
+
+    exact, ticks = await pictures()
+    assert ticks == 8, "exact ones are decoded alone"
+    fast, ticks = await pictures(numerics="fast", dtype="float32", max_wait_ms=1000.0)
+    assert ticks == 2
+    for one, other in zip(exact, fast, strict=True):
+        assert np.abs(one - other).max() <= 1
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_unequal_jobs_in_one_batch_equal_their_solo_runs(name: str) -> None:
     for requests in zip(*columns, strict=True):
         part = requests[0][0]
         if not isinstance(part, Denoiser):
-            samples = [chains.decoded(sample, part.decode(sample)) for sample in samples]
+            samples = [chains.decoded(sample, part.decode([sample])[0]) for sample in samples]
             continue
         wanted = [
             chains.following(request, sample)

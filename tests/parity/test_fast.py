@@ -41,7 +41,7 @@ def exact(name: str) -> list[np.ndarray]:
 
 def fast_parts(name: str, precision: torch.dtype) -> list[Any]:
     parts = chains.load_parts(CASES[name].folders, dtype=precision)
-    return [made_fast(part, engine="torch") for part in parts]
+    return [made_fast(part, engine="torch", tile_size=1024) for part in parts]
 
 
 @pytest.mark.parametrize("name", CASES)

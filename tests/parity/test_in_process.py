@@ -48,7 +48,7 @@ class Parts:
 
     def paint(self, prompt: str = PROMPT, **settings: Any) -> np.ndarray:
         sample = run_alone(self.generator, self.request(prompt, **settings))
-        return to_uint8(self.decoder.decode(sample))
+        return to_uint8(self.decoder.decode([sample])[0])
 
 
 @pytest.fixture(scope="module")

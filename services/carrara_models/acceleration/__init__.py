@@ -4,5 +4,6 @@
 |---|---|
 | `networks.py` | finds a part's networks |
 | `in_torch.py` | torch's own kernels, in any precision; compiled if wanted |
-| `fast.py` | makes a part fast; which engine does what |
+| `tiles.py` | large pictures decoded in tiles |
+| `fast.py` | makes a part fast: which engine does what |
 """

@@ -9,6 +9,7 @@ import torch
 
 from carrara_models.acceleration import in_torch
 from carrara_models.acceleration.networks import networks_of
+from carrara_models.acceleration.tiles import use_tiles
 from carrara_models.parts import Decoder, Denoiser, Numerics
 
 Engine = Literal["torch", "compile"]
@@ -25,18 +26,21 @@ def best_precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
-def made_fast(part: Any, *, engine: Engine) -> Any:
+def made_fast(part: Any, *, engine: Engine, tile_size: int) -> Any:
     """A part whose networks compute as they were loaded; what it takes and makes is float32.
 
     A text encoder stays as it is, and only denoisers are compiled.
 
     Args:
         part: It is changed, and of no use any more.
+        tile_size: Pixels a side of the tiles in which a decoder decodes larger pictures.
     """
     compiled = engine == "compile" and isinstance(part, Denoiser)
     if isinstance(part, Denoiser):
         networks = list(networks_of(part).values())  # type: ignore[arg-type]
     elif isinstance(part, Decoder):
+        for autoencoder in networks_of(part).values():  # type: ignore[arg-type]
+            use_tiles(autoencoder, side=tile_size)
         # They decode by their own parts, not by a call.
         networks = [
             module

@@ -1,20 +1,17 @@
-"""The VAE decoder of Stable Diffusion: latents to pixels, one image at a time.
-
-One at a time because its convolutions round differently in a batch, whatever is chunked.
-"""
+"""The VAE decoder of Stable Diffusion: latents to pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.image_processor import PixArtImageProcessor
 
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import IMAGE, PIXELS, Contract, Kind, Port, TensorSpec
-from carrara_models.decoders.fitting import checked_latents
+from carrara_models.decoders.fitting import decode_latents
 from carrara_models.describing import described
 from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Sample
@@ -30,29 +27,20 @@ class VaeDecoder(Described):
     vae: Any
 
     @torch.no_grad()
-    def decode(self, sample: Sample) -> torch.Tensor:
-        """Decodes one image, in this part's dtype.
+    def decode(self, samples: Sequence[Sample]) -> list[torch.Tensor | NumericalError]:
+        """Decodes images.
 
         Args:
-            sample: `latents` [1, C, h, w], scaled as the generator works with them.
-
-        Returns:
-            [1, 3, H, W], about in [-1, 1].
+            samples: `latents` [1, C, h, w], scaled as the generator works with them.
 
         Raises:
-            ContractError: The latents have another shape than the VAE takes, or stand for another
-                size than the sample says.
-            NumericalError: The pixels hold NaN or infinity.
+            ContractError: Latents have another shape than the VAE takes, or stand for another size
+                than the sample says.
         """
-        latents = checked_latents(sample, self.consumes[0].contract)
-        latents = latents.to(device=self.device, dtype=self.dtype)
-        pixels = self.vae.decode(self._unscaled(latents), return_dict=False)[0]
-        if sample.resize_to is not None:
-            height, width = sample.resize_to
-            pixels = PixArtImageProcessor.resize_and_crop_tensor(pixels, width, height)
-        if not torch.isfinite(pixels).all():
-            raise NumericalError("pixels")
-        return pixels
+        return decode_latents(self, samples, self._pixels)
+
+    def _pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.vae.decode(self._unscaled(latents), return_dict=False)[0]
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         config = self.vae.config

@@ -1,7 +1,8 @@
-"""Kandinsky's MoVQ: latents to pixels, without a look into its codebook; one image at a time."""
+"""Kandinsky's MoVQ: latents to pixels, without a look into its codebook."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from diffusers import VQModel
 
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import IMAGE, PIXELS, Port
-from carrara_models.decoders.fitting import checked_latents
+from carrara_models.decoders.fitting import decode_latents
 from carrara_models.describing import described
 from carrara_models.errors import CheckpointError, NumericalError
 from carrara_models.parts import Described, Sample
@@ -24,26 +25,20 @@ class MovqDecoder(Described):
     movq: Any
 
     @torch.no_grad()
-    def decode(self, sample: Sample) -> torch.Tensor:
-        """Decodes one image, in this part's dtype.
+    def decode(self, samples: Sequence[Sample]) -> list[torch.Tensor | NumericalError]:
+        """Decodes images.
 
         Args:
-            sample: `latents` [1, C, h, w].
-
-        Returns:
-            [1, 3, H, W], about in [-1, 1].
+            samples: `latents` [1, C, h, w].
 
         Raises:
-            ContractError: The latents have another shape than the MoVQ takes, or stand for another
-                size than the sample says.
-            NumericalError: The pixels hold NaN or infinity.
+            ContractError: Latents have another shape than the MoVQ takes, or stand for another size
+                than the sample says.
         """
-        latents = checked_latents(sample, self.consumes[0].contract)
-        latents = latents.to(device=self.device, dtype=self.dtype)
-        pixels = self.movq.decode(latents, force_not_quantize=True)["sample"]
-        if not torch.isfinite(pixels).all():
-            raise NumericalError("pixels")
-        return pixels
+        return decode_latents(self, samples, self._pixels)
+
+    def _pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.movq.decode(latents, force_not_quantize=True)["sample"]
 
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> MovqDecoder:

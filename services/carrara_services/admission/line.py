@@ -222,17 +222,24 @@ class WaitingLine:
         """How long so much work takes; None before the worker's pace is known."""
         return self._pace.seconds(cost)
 
-    def take(self, fits: Callable[[Ticket], bool] | None = None, *, wait: bool) -> Ticket | None:
+    def take(
+        self, fits: Callable[[Ticket], bool] | None = None, *, wait_seconds: float = 0.0
+    ) -> Ticket | None:
         """Takes the next ticket.
 
         Args:
             fits: Whether the worker has room for the first; nobody overtakes one that has none.
-            wait: Whether to wait for one. None then means that the line is closed and empty.
+            wait_seconds: How long to wait for one; infinite: until one comes, and None then means
+                that the line is closed and empty.
         """
+        until = time.monotonic() + wait_seconds
         with self._changed:
             self._pulse.beat()
-            while wait and not self._waiting and not self._closed:
-                self._changed.wait(IDLE_BEAT_SECONDS)
+            while not self._waiting and not self._closed:
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(min(left, IDLE_BEAT_SECONDS))
                 self._pulse.beat()
             if not self._waiting or (fits is not None and not fits(self._waiting[0])):
                 return None

@@ -7,6 +7,7 @@ import grpc
 from carrara.v1 import decoder_pb2, decoder_pb2_grpc
 from carrara_models.checkpoints import open_checkpoint, stage_of_role
 from carrara_services.decoder import ROLE
+from carrara_services.serving import limits
 from carrara_services.serving.app import Stage
 from carrara_services.serving.command_line import run_stage
 from carrara_services.serving.metrics import Metrics
@@ -33,13 +34,16 @@ def open_stage(settings: Settings) -> Stage:
             role=ROLE,
             max_queue_jobs=settings.max_queue_jobs,
             max_queue_seconds=settings.max_queue_seconds,
-            max_batch_rows=settings.max_batch_rows,
+            max_batch_rows=settings.max_batch_rows or limits.MAX_BATCH_ROWS,
         )
     else:
         engine = DecoderEngine(
             part,
             max_queue_jobs=settings.max_queue_jobs,
             max_queue_seconds=settings.max_queue_seconds,
+            max_batch_rows=settings.max_batch_rows
+            or (limits.MAX_BATCH_PICTURES if part.device.type != "cpu" else 1),
+            max_wait_seconds=settings.max_wait_ms / 1e3,
         )
     servicer = DecoderServicer(
         Jobs(engine, role=ROLE, runtime=runtime, also_accepts=settings.also_accepts)
@@ -49,10 +53,10 @@ def open_stage(settings: Settings) -> Stage:
         decoder_pb2_grpc.add_DecoderServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
 
     def watch(metrics: Metrics) -> None:
-        if isinstance(engine, DenoisingEngine):
-            engine.loop.watch = metrics.watch_batch(
-                rows=lambda: engine.rows, max_batch_rows=lambda: engine.max_batch_rows
-            )
+        watched = engine.loop if isinstance(engine, DenoisingEngine) else engine.worker
+        watched.watch = metrics.watch_batch(
+            rows=lambda: engine.rows, max_batch_rows=lambda: engine.max_batch_rows
+        )
 
     return Stage(
         role=ROLE,

@@ -1,9 +1,9 @@
-"""The engine of decoders that do not denoise: one image at a time, from a sample to pixels."""
+"""The engine of decoders that do not denoise: from samples to pixels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable, Sequence
 from dataclasses import replace
 
 import torch
@@ -26,7 +26,7 @@ _WARM_UP_CELLS = 8
 class DecoderEngine:
     """One decoder and the thread that it works in.
 
-    One image at a time, since a VAE's numbers depend on what shares its batch.
+    In exact numerics one image at a time, since a VAE's numbers depend on what shares its batch.
 
     Attributes:
         resumable: Its work has no steps.
@@ -34,11 +34,16 @@ class DecoderEngine:
         worker: Where its work waits and runs.
     """
 
-    max_batch_rows = 1
     resumable = False
 
     def __init__(
-        self, part: Decoder, *, max_queue_jobs: int, max_queue_seconds: float = math.inf
+        self,
+        part: Decoder,
+        *,
+        max_queue_jobs: int,
+        max_queue_seconds: float = math.inf,
+        max_batch_rows: int = 1,
+        max_wait_seconds: float = 0.0,
     ) -> None:
         self.part = part
         self.worker = Worker(
@@ -46,7 +51,15 @@ class DecoderEngine:
             name="decoding",
             max_queue_jobs=max_queue_jobs,
             max_queue_seconds=max_queue_seconds,
+            group=_shapes,
+            max_batch=1 if part.numerics.exact else max_batch_rows,
+            max_wait_seconds=max_wait_seconds,
         )
+
+    @property
+    def max_batch_rows(self) -> int:
+        """How many images are decoded together at most."""
+        return self.worker.max_batch
 
     @property
     def line(self) -> WaitingLine:
@@ -66,7 +79,7 @@ class DecoderEngine:
         sample = work.request.sample
         pixels = 1 if sample is None else max(1, sample.height * sample.width)
         demand = Demand(cost=float(pixels), priority=work.priority)
-        return follow(self.line, work.request, deadline=deadline, stage=ROLE, demand=demand)
+        return follow(self.line, work, deadline=deadline, stage=ROLE, demand=demand)
 
     async def warm_up(self) -> None:
         """Decodes a small black sample, on the path that requests take."""
@@ -81,7 +94,7 @@ class DecoderEngine:
             width=side,
         )
         request = DenoisingRequest(conditioning={}, random_state=0, sample=sample)
-        await finished(self.worker.line, request, deadline=None, stage=ROLE)
+        await finished(self.worker.line, Work(request), deadline=None, stage=ROLE)
 
     def hand_back(self) -> None:
         """Refuses new work and hands back what waits; what runs is finished."""
@@ -92,16 +105,28 @@ class DecoderEngine:
         self.worker.close()
 
     @torch.inference_mode()
-    def _decode(self, request: DenoisingRequest) -> Sample:
-        assert request.sample is not None, "the servicer has seen to it"
-        pixels = self.part.decode(request.sample)
-        if request.consumer is not None and request.consumer.kind is Kind.PIXELS:
-            pixels = handed_on(pixels)
-        height, width = pixels.shape[2:]
-        return replace(
-            request.sample,
-            tensors={"pixels": pixels},
-            height=height,
-            width=width,
-            resize_to=None,
-        )
+    def _decode(self, works: Sequence[Work]) -> list[Sample | Exception]:
+        decoded = self.part.decode([_sample(work) for work in works])
+        return [
+            pixels if isinstance(pixels, Exception) else _handed_on(pixels, work)
+            for pixels, work in zip(decoded, works, strict=True)
+        ]
+
+
+def _sample(work: Work) -> Sample:
+    assert work.request.sample is not None, "the servicer has seen to it"
+    return work.request.sample
+
+
+def _shapes(work: Work) -> Hashable:
+    return tuple((name, tensor.shape) for name, tensor in sorted(_sample(work).tensors.items()))
+
+
+def _handed_on(pixels: torch.Tensor, work: Work) -> Sample:
+    consumer = work.request.consumer
+    if consumer is not None and consumer.kind is Kind.PIXELS:
+        pixels = handed_on(pixels)
+    height, width = pixels.shape[2:]
+    return replace(
+        _sample(work), tensors={"pixels": pixels}, height=height, width=width, resize_to=None
+    )

@@ -18,7 +18,7 @@ import torch
 from carrara_models.parts import Denoiser, Job
 from carrara_services.admission.happenings import Failed, Finished, Progress, Suspended, Usage
 from carrara_services.admission.line import Ticket, WaitingLine
-from carrara_services.denoising.memory import is_out_of_memory, release_memory
+from carrara_services.device_memory import is_out_of_memory, release_memory
 from carrara_services.refusals import TooLargeError
 from carrara_services.watch import TickWatch
 from carrara_services.work import Work
@@ -106,7 +106,7 @@ class DenoisingLoop:
     def _admit(self) -> bool:
         """Starts what has room, and waits for a job if none runs; false when closed and done."""
         while True:
-            ticket = self.line.take(self._has_room, wait=not self._active)
+            ticket = self.line.take(self._has_room, wait_seconds=0.0 if self._active else math.inf)
             if ticket is None:
                 return bool(self._active) or not self.line.closed
             self._start(ticket)

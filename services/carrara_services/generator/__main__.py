@@ -7,6 +7,7 @@ import grpc
 from carrara.v1 import generator_pb2, generator_pb2_grpc
 from carrara_models.checkpoints import open_checkpoint, stage_of_role
 from carrara_services.generator import ROLE
+from carrara_services.serving import limits
 from carrara_services.serving.app import Stage
 from carrara_services.serving.command_line import run_stage
 from carrara_services.serving.metrics import Metrics
@@ -29,7 +30,7 @@ def open_stage(settings: Settings) -> Stage:
         role=ROLE,
         max_queue_jobs=settings.max_queue_jobs,
         max_queue_seconds=settings.max_queue_seconds,
-        max_batch_rows=settings.max_batch_rows,
+        max_batch_rows=settings.max_batch_rows or limits.MAX_BATCH_ROWS,
     )
     loop = engine.loop
     servicer = GeneratorServicer(

@@ -68,7 +68,25 @@ MaxQueueSeconds = Annotated[
     ),
 ]
 MaxBatchRows = Annotated[
-    int | None, typer.Option(help="Generators: rows of a batch. [CARRARA_MAX_BATCH_ROWS; 32]")
+    int | None,
+    typer.Option(
+        help="Rows of a batch; with fast numerics a decoder's pictures. "
+        "[CARRARA_MAX_BATCH_ROWS; 32, a decoder's 8 on a GPU and 1 on a CPU]"
+    ),
+]
+MaxWaitMs = Annotated[
+    float | None,
+    typer.Option(
+        help="Decoders with fast numerics: how long a picture waits for others to be decoded with "
+        "it. [CARRARA_MAX_WAIT_MS; 0]"
+    ),
+]
+TileSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Decoders with fast numerics: pixels of the tiles in which larger pictures are "
+        "decoded. [CARRARA_TILE_SIZE; 1024]"
+    ),
 ]
 Insecure = Annotated[
     bool | None,
@@ -118,6 +136,8 @@ def run_stage(role: str, open_stage: Callable[[Settings], app.Stage]) -> None:
         max_queue_jobs: MaxQueueJobs = None,
         max_queue_seconds: MaxQueueSeconds = None,
         max_batch_rows: MaxBatchRows = None,
+        max_wait_ms: MaxWaitMs = None,
+        tile_size: TileSize = None,
         also_accepts: AlsoAccepts = None,
         insecure: Insecure = None,
         metrics_bind: MetricsBind = None,

@@ -166,11 +166,11 @@ class Metrics:
     def watch_batch(
         self, *, rows: Callable[[], int], max_batch_rows: Callable[[], int]
     ) -> TickWatch:
-        """Reads how full a denoising loop's batch is; what it returns counts the loop's ticks."""
+        """Reads how full a stage's batch is; what it returns counts the ticks."""
         seconds_of_ticks = self._histogram(
             "carrara_tick_seconds",
-            "How long ticks took; a tick is one network call for one group of jobs, with the "
-            "scheduler step of each.",
+            "How long ticks took; a tick is one network call for one group of jobs, of denoisers "
+            "with the scheduler step of each.",
             TICK_SECONDS,
         )
         rows_of_ticks = self._histogram(
@@ -178,7 +178,10 @@ class Metrics:
             "Rows of the network's batch at each tick; a job with guidance has 2.",
             TICK_ROWS,
         )
-        steps = self._counter("carrara_steps", "Steps of all jobs; each job in a tick makes one.")
+        steps = self._counter(
+            "carrara_steps",
+            "Steps of all jobs; each job in a tick makes one, and a decoded picture is one.",
+        )
         self._gauge("carrara_batch_rows", "Rows of the jobs that run now.").set_function(rows)
         self._gauge("carrara_max_batch_rows", "How many rows may run at a time.").set_function(
             max_batch_rows

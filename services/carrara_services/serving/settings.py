@@ -39,7 +39,12 @@ class Settings(BaseSettings):
         max_queue_jobs: How many jobs may wait.
         max_queue_seconds: How long the work that waits and runs may take, at the stage's own pace,
             for more to be let in.
-        max_batch_rows: Rows of the network's batch; generators only.
+        max_batch_rows: Rows of the network's batch; of decoders in fast numerics, pictures. None:
+            as many as the stage's role has.
+        max_wait_ms: How long a picture waits for others to be decoded with it; of decoders in fast
+            numerics.
+        tile_size: Pixels; in fast numerics, decoders decode pictures with a longer side in tiles of
+            this size, for which less memory is enough.
         insecure: Allows addresses that other machines can reach.
         metrics_bind: HOST:PORT where Prometheus finds the metrics; None serves none.
         drain_pause_seconds: How long a stage that was told to end says so in its health before it
@@ -62,7 +67,9 @@ class Settings(BaseSettings):
     num_threads: int | None = Field(default=None, ge=1)
     max_queue_jobs: int = Field(default=limits.MAX_QUEUE_JOBS, ge=1)
     max_queue_seconds: float = Field(default=limits.MAX_QUEUE_SECONDS, gt=0, le=86400)
-    max_batch_rows: int = Field(default=limits.MAX_BATCH_ROWS, ge=1)
+    max_batch_rows: int | None = Field(default=None, ge=1)
+    max_wait_ms: float = Field(default=limits.MAX_WAIT_MS, ge=0, le=1000)
+    tile_size: int = Field(default=limits.TILE_SIZE, ge=64, multiple_of=64)
     insecure: bool = False
     metrics_bind: str | None = None
     drain_pause_seconds: float = Field(default=limits.DRAIN_PAUSE_SECONDS, ge=0, le=3600)

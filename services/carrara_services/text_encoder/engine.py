@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -169,5 +170,5 @@ class TextEncoderEngine:
             await finished(self.worker.line, piece, deadline=None, stage=ROLE)
 
     @torch.inference_mode()
-    def _encode(self, texts: Texts) -> Encoded:
-        return self.part.encode_text(texts)
+    def _encode(self, pieces: Sequence[Texts]) -> list[Encoded]:
+        return [self.part.encode_text(texts) for texts in pieces]

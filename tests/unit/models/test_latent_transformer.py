@@ -137,7 +137,7 @@ def test_a_bin_is_painted_and_the_decoder_told_what_was_asked_for(
     assert (sample.height, sample.width, sample.resize_to) == (208, 304, (104, 152))
     assert tuple(sample.tensors["latents"].shape) == (1, 4, 26, 38)
     decoder = load(pixart_sigma.CASE.folders[0], "decoder")
-    assert tuple(decoder.decode(sample).shape) == (1, 3, 104, 152)
+    assert tuple(decoder.decode([sample])[0].shape) == (1, 3, 104, 152)
 
 
 def test_without_bins_sizes_are_multiples_of_a_patch(load: Callable[..., Any]) -> None:

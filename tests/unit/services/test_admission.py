@@ -30,7 +30,7 @@ def submit(line: WaitingLine, name: Any, *, told: list[Any] | None = None, **how
 
 
 def order(line: WaitingLine) -> list[Any]:
-    return [ticket.payload for ticket in iter(lambda: line.take(wait=False), None)]
+    return [ticket.payload for ticket in iter(lambda: line.take(), None)]
 
 
 def paced(*, cost_per_second: float, rows: int = 1, **how: Any) -> WaitingLine:
@@ -75,16 +75,16 @@ def test_work_without_room_holds_up_what_is_less_urgent_and_is_overtaken_by_what
     def room(ticket: Any) -> bool:
         return ticket.demand.rows <= 2
 
-    assert line.take(room, wait=False) is None
+    assert line.take(room) is None
     submit(line, "urgent", rows=1, priority=Priority.HIGH)
-    assert line.take(room, wait=False).payload == "urgent"
-    assert line.take(room, wait=False) is None
+    assert line.take(room).payload == "urgent"
+    assert line.take(room) is None
 
 
 def test_a_line_that_has_as_many_jobs_as_it_may_refuses_and_says_when_a_place_is_free():
     line = paced(cost_per_second=10, max_jobs=2)
     submit(line, "runs", cost=50)
-    line.take(wait=False)
+    line.take()
     for name in "ab":
         submit(line, name, cost=10)
     with pytest.raises(QueueFullError, match="2 jobs are waiting, which is the limit") as caught:
@@ -101,17 +101,17 @@ def test_a_line_that_has_work_for_as_long_as_it_may_refuses():
         submit(line, "one more")
     assert caught.value.retry_after_seconds == pytest.approx(7)
     assert line.queued == 2
-    running = line.take(wait=False)
+    running = line.take()
     running.share_done = 1.0
     line.leave(running, END)
-    line.abandon(line.take(wait=False))
+    line.abandon(line.take())
     assert line.backlog_seconds == pytest.approx(10), "until its worker has let it go"
 
 
 def test_a_deadline_that_what_comes_before_does_not_allow_is_refused_at_once():
     line = paced(cost_per_second=10)
     submit(line, "runs", cost=50)
-    line.take(wait=False)
+    line.take()
     with pytest.raises(QueueFullError, match=r"deadline is in 5.9 s, and .* about 5.0 s") as caught:
         submit(line, "too late", cost=10, deadline_in=5.95)
     assert 0.1 <= caught.value.retry_after_seconds < 0.2
@@ -125,7 +125,7 @@ def test_before_the_pace_is_known_nothing_is_refused_for_its_time():
     line, told = WaitingLine(max_jobs=9, max_seconds=1), []
     for name in "ab":
         submit(line, name, cost=1e9)
-    line.take(wait=False)
+    line.take()
     submit(line, "c", cost=1e9, deadline_in=0.01, told=told)
     assert told == [Queued(1, None)]
     assert line.backlog_seconds is None
@@ -136,7 +136,7 @@ def test_what_runs_beside_it_half_done_need_not_be_waited_for():
     line, told = paced(cost_per_second=2, rows=2, width=2), []
     for name in "ab":
         submit(line, name, cost=10)
-        line.take(wait=False)
+        line.take()
     submit(line, "c", cost=10, told=told)
     # 20 to be done, of which half of one job is still running when the other has ended.
     assert told == [Queued(1, pytest.approx((20 - 5) / 2))]

@@ -118,7 +118,7 @@ def test_a_line_is_read_when_somebody_asks():
     line, metrics = watched_line(max_jobs=5)
     for name in "abc":
         line.submit(name, listener=ignore)
-    line.take(wait=False)
+    line.take()
     assert read(metrics, "carrara_jobs", state="queued") == line.queued == 2
     assert read(metrics, "carrara_jobs", state="running") == line.running == 1
     assert read(metrics, "carrara_max_queue_jobs") == 5
@@ -130,7 +130,7 @@ def test_a_job_that_ran_is_counted_by_its_end_before_its_caller_knows(end, outco
     line, metrics = watched_line()
     seen = []
     line.submit("work", listener=lambda happening: seen.append((happening, outcomes(metrics))))
-    line.leave(line.take(wait=False), end)
+    line.leave(line.take(), end)
     assert seen[-1] == (end, {outcome: 1})
     assert read(metrics, "carrara_job_running_seconds_count") == 1
 
@@ -140,7 +140,7 @@ def test_a_job_whose_caller_goes_is_counted_once_and_when_it_has_left(expired: b
     line, metrics = watched_line()
     running = line.submit("running", listener=ignore)
     waiting = line.submit("waiting", listener=ignore)
-    assert line.take(wait=False) is running
+    assert line.take() is running
     line.abandon(waiting, expired=expired)
     assert outcomes(metrics) == {outcome: 1}
     assert read(metrics, "carrara_job_running_seconds_count") == 0
@@ -157,7 +157,7 @@ def test_what_waits_when_the_line_closes_was_handed_back_and_when_the_worker_die
     line, metrics = watched_line()
     for name in "abc":
         line.submit(name, listener=ignore)
-    line.take(wait=False)
+    line.take()
     line.close()
     assert outcomes(metrics) == {"handed_back": 2}
     line.abort()

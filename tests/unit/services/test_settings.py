@@ -35,6 +35,8 @@ def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch, name: str
         "max_queue_seconds": 3.5,
         "max_batch_rows": 3,
         "insecure": True,
+        "max_wait_ms": 5.0,
+        "tile_size": 512,
         "metrics_bind": "127.0.0.1:9464",
         "drain_pause_seconds": 2.5,
         "drain_grace_seconds": 30.0,
