@@ -71,8 +71,8 @@ def requests(
     """Each part that is no text encoder, with its request; the samples come when they are made."""
     settings = dict(settings)
     seed = settings.pop("seed")
-    encoders = [part for part in parts if hasattr(part, "encode_text")]
-    painters = [part for part in parts if not hasattr(part, "encode_text")]
+    encoders = [part for part in parts if hasattr(part, "encode")]
+    painters = [part for part in parts if not hasattr(part, "encode")]
     # As the SDK does: the negative half is encoded if any stage is guided.
     guided = any(_is_guided(part, settings) for part in painters)
     conditionings = [_encode(encoder, settings, guided=guided) for encoder in encoders]
@@ -118,7 +118,7 @@ def _encode(encoder: TextEncoder, settings: Mapping[str, Any], *, guided: bool) 
     texts = Texts(**{"prompt": settings.get("prompt")} | given, negative=guided)
     tensors: dict[str, torch.Tensor] = {}
     for piece in encoder.split(texts):
-        tensors |= encoder.encode_text(piece).tensors
+        tensors |= encoder.encode([piece])[0].tensors
     return tensors
 
 

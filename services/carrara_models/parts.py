@@ -1,6 +1,6 @@
 """The seam between the parts and whoever runs them: what each kind of part offers.
 
-One request walks through it thus: `TextEncoder.encode_text` makes tensors from the prompt;
+One request walks through it thus: `TextEncoder.encode` makes tensors from the prompt;
 `Denoiser.start` turns them and a seed into a `Job`; `predict` and `advance` take the job through
 its steps, together with whatever other jobs are there; `finish` gives the `Sample`, for the next
 denoiser (a prior is followed by the UNet that paints, that one perhaps by super-resolution) or for
@@ -101,6 +101,18 @@ class Texts:
         negative = replace(self, prompt=None, prompt_2=None, prompt_3=None)
         wanted = ([positive] if self.prompt is not None else []) + [negative] * self.negative
         return tuple(wanted)
+
+    @property
+    def group(self) -> Texts:
+        """Pieces of equal group may be encoded together: they differ in their words alone."""
+        words = {name: "" for name in _WORDS if getattr(self, name) is not None}
+        return replace(self, **words)  # type: ignore[arg-type]
+
+
+_WORDS = (
+    *("prompt", "prompt_2", "prompt_3"),
+    *("negative_prompt", "negative_prompt_2", "negative_prompt_3"),
+)
 
 
 @dataclass(frozen=True)
@@ -255,14 +267,20 @@ class TextEncoder(Part, Protocol):
         together, as their numbers depend on it.
         """
 
-    def encode_text(self, texts: Texts) -> Encoded:
-        """Encodes one piece of `split`.
+    def encode(self, pieces: Sequence[Texts]) -> list[Encoded | NumericalError]:
+        """Encodes pieces of `split`; in fast numerics together.
 
         Texts that are too long are cut, and `Encoded.truncated` names the words.
 
+        Args:
+            pieces: Of one `Texts.group`; whatever their words, they are padded to one length.
+
+        Returns:
+            For each, in order, what it makes; or what is wrong with it, where it holds NaN or
+            infinity.
+
         Raises:
             BadFieldError: An option is outside its range.
-            NumericalError: The embeddings hold NaN or infinity.
         """
 
 

@@ -66,6 +66,14 @@ def dtype_of(settings: Settings, *, device: torch.device, exact: bool, role: str
     return best_precision(device)
 
 
+def max_batch(settings: Settings, *, device: torch.device, on_gpu: int) -> int:
+    """How many pictures or texts are done together where numerics are fast.
+
+    As told; else one on a CPU, which one keeps busy: others would only wait for the last.
+    """
+    return settings.max_batch_rows or (1 if device.type == "cpu" else on_gpu)
+
+
 def use_threads(settings: Settings) -> None:
     """Sets how many threads torch computes with, where the settings say so."""
     if settings.num_threads is not None:

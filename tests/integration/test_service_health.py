@@ -40,16 +40,16 @@ async def test_a_worker_that_hangs_is_not_serving_within_5_s_and_serves_again_on
     hangs, goes_on = threading.Event(), threading.Event()
 
     async with served("text-encoder", sd1) as stage:
-        encode_text = ClipTextEncoder.encode_text
+        whole = ClipTextEncoder.encode
 
-        def hanging(self, texts):
+        def hanging(self, pieces):
             hangs.set()
             goes_on.wait()
-            return encode_text(self, texts)
+            return whole(self, pieces)
 
         statuses = watch(stage)
         assert await anext(statuses) == SERVING
-        monkeypatch.setattr(ClipTextEncoder, "encode_text", hanging)
+        monkeypatch.setattr(ClipTextEncoder, "encode", hanging)
         call = asyncio.ensure_future(encode(stage, "a red circle"))
         await asyncio.to_thread(hangs.wait, 30)
         assert hangs.is_set(), "the worker must have come to a stand"

@@ -11,7 +11,7 @@ import torch
 
 import chains
 from carrara_models.acceleration.fast import made_fast
-from carrara_models.parts import Denoiser
+from carrara_models.parts import Denoiser, Texts
 from families import CASES
 
 # Of 255 levels. The networks are tiny and of random weights, which makes much of little: the mean
@@ -25,6 +25,7 @@ MEAN_IN_BFLOAT16 = {
     "unclip": 9.0,
 }
 MEAN_OF_OTHERS = 4.0
+WITHOUT_TEXT = ("ddim", "ddpm")
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +59,22 @@ def test_in_bfloat16_fast_pictures_are_near_the_exact_ones(name: str) -> None:
     for settings, expected in zip(CASES[name].settings.values(), exact(name), strict=True):
         difference = np.abs(chains.paint(parts, settings).astype(int) - expected)
         assert difference.mean() <= MEAN_IN_BFLOAT16.get(name, MEAN_OF_OTHERS)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in WITHOUT_TEXT])
+def test_company_changes_fast_embeddings_by_rounding_alone(name: str) -> None:
+    encoder, *_ = chains.load_parts(CASES[name].folders)
+    fast = made_fast(encoder, engine="torch", tile_size=1024)
+    groups: dict[Texts, list[Texts]] = {}
+    for prompt in ("a red circle", "", "two small blue squares beside a star " * 9):
+        for piece in encoder.split(Texts(prompt, negative=True)):
+            groups.setdefault(piece.group, []).append(piece)
+    assert {len(pieces) for pieces in groups.values()} == {3}
+    for pieces in groups.values():
+        for alone, together in zip(encoder.encode(pieces), fast.encode(pieces), strict=True):
+            assert together.truncated == alone.truncated
+            for tensor, value in alone.tensors.items():
+                torch.testing.assert_close(together.tensors[tensor], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CASES)

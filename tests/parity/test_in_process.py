@@ -39,10 +39,10 @@ class Parts:
     def request(
         self, prompt: str = PROMPT, *, seed: int, negative_prompt: str = "", **settings: Any
     ) -> DenoisingRequest:
-        conditioning = dict(self.text_encoder.encode_text(Texts(prompt)).tensors)
+        conditioning = dict(self.text_encoder.encode([Texts(prompt)])[0].tensors)
         if settings.get("guidance_scale", 7.5) > 1:
             texts = Texts(None, negative=True, negative_prompt=negative_prompt)
-            negative = self.text_encoder.encode_text(texts)
+            negative = self.text_encoder.encode([texts])[0]
             conditioning |= negative.tensors
         return DenoisingRequest(conditioning, seed, **settings)
 

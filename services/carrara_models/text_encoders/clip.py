@@ -15,8 +15,9 @@ from transformers.utils.logging import disable_progress_bar
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import conditioning_contract
 from carrara_models.describing import described
+from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
-from carrara_models.text_encoders.encodings import encoding
+from carrara_models.text_encoders.encodings import encode_pieces, encodings
 from carrara_models.text_encoders.options import clip_skip_argument, text_arguments
 from carrara_models.text_encoders.tokens import check_vocabulary, cut_words, load_tokenizer
 
@@ -34,23 +35,23 @@ class ClipTextEncoder(Described):
         return texts.halves
 
     @torch.no_grad()
-    def encode_text(self, texts: Texts) -> Encoded:
-        """Encodes one half; what is beyond the tokenizer's length is cut and reported.
+    def encode(self, pieces: Sequence[Texts]) -> list[Encoded | NumericalError]:
+        """Encodes halves; what is beyond the tokenizer's length is cut and reported.
 
         Returns:
-            `prompt_embeds` or `negative_prompt_embeds`, [1, L, D].
-
-        Raises:
-            NumericalError: The embeddings hold NaN or infinity.
+            `prompt_embeds` or `negative_prompt_embeds`, [1, L, D], of each.
         """
-        field = "prompt" if texts.prompt is not None else "negative_prompt"
-        tokens, cut = self._tokenize((texts.prompt or texts.negative_prompt) or "")
+        return encode_pieces(self, pieces, self._encode)
+
+    def _encode(self, pieces: Sequence[Texts]) -> list[Encoded]:
+        field = "prompt" if pieces[0].prompt is not None else "negative_prompt"
+        tokens, cuts = self._tokenize([getattr(piece, field) or "" for piece in pieces])
         mask = None
         if getattr(self.text_encoder.config, "use_attention_mask", False):
             mask = tokens.attention_mask.to(self.device)
-        skip = texts.clip_skip if texts.prompt is not None else None  # the pipeline's rule
+        skip = pieces[0].clip_skip if field == "prompt" else None  # the pipeline's rule
         embeds = self._embed(tokens.input_ids.to(self.device), mask, skip)
-        return encoding({f"{field}_embeds": embeds}, cut={field: cut})
+        return encodings({f"{field}_embeds": embeds}, cuts=[{field: cut} for cut in cuts])
 
     def _embed(
         self, ids: torch.Tensor, mask: torch.Tensor | None, clip_skip: int | None
@@ -61,20 +62,21 @@ class ClipTextEncoder(Described):
         hidden = self.text_encoder(ids, attention_mask=mask, output_hidden_states=True)
         return self.text_encoder.final_layer_norm(hidden.hidden_states[-(clip_skip + 1)])
 
-    def _tokenize(self, text: str) -> tuple[Any, str]:
-        """The padded tokens, and the words that were cut."""
+    def _tokenize(self, texts: list[str]) -> tuple[Any, list[str]]:
+        """The padded tokens, and the words of each text that were cut."""
         length = self.tokenizer.model_max_length
         with self._tokenizing:
             # Textual inversion may have taught the tokenizer words of several tokens.
-            [text] = TextualInversionLoaderMixin().maybe_convert_prompt([text], self.tokenizer)
+            texts = TextualInversionLoaderMixin().maybe_convert_prompt(texts, self.tokenizer)
             tokens = self.tokenizer(
-                [text],
+                texts,
                 padding="max_length",
                 max_length=length,
                 truncation=True,
                 return_tensors="pt",
             )
-            return tokens, cut_words(self.tokenizer, text, max_length=length)
+            cuts = [cut_words(self.tokenizer, text, max_length=length) for text in texts]
+            return tokens, cuts
 
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> ClipTextEncoder:

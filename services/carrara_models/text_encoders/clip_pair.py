@@ -15,8 +15,9 @@ from transformers.utils.logging import disable_progress_bar
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import conditioning_contract
 from carrara_models.describing import described
+from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
-from carrara_models.text_encoders.encodings import encoding
+from carrara_models.text_encoders.encodings import encode_pieces, encodings
 from carrara_models.text_encoders.options import clip_skip_argument, text_arguments
 from carrara_models.text_encoders.tokens import check_vocabulary, cut_words, load_tokenizer
 
@@ -39,55 +40,53 @@ class ClipPairTextEncoder(Described):
         return texts.halves
 
     @torch.no_grad()
-    def encode_text(self, texts: Texts) -> Encoded:
-        """Encodes one half.
+    def encode(self, pieces: Sequence[Texts]) -> list[Encoded | NumericalError]:
+        """Encodes halves.
 
         Returns:
-            `prompt_embeds` [1, L, D1 + D2] and `pooled_prompt_embeds` [1, P], or their `negative_`
-            twins.
-
-        Raises:
-            NumericalError: The embeddings hold NaN or infinity.
+            `prompt_embeds` [1, L, D1 + D2] and `pooled_prompt_embeds` [1, P] of each, or their
+            `negative_` twins.
         """
-        if texts.prompt is not None:
-            fields = {"prompt": texts.prompt, "prompt_2": texts.prompt_2}
-            return self._encode(fields, prefix="", clip_skip=texts.clip_skip)
-        if texts.negative_prompt is None and self.zeroes_absent_negative:
-            (produced,) = self.produces
-            return Encoded(
-                {
-                    spec.name: torch.zeros(spec.shape, device=self.device, dtype=self.dtype)
-                    for spec in produced.tensors
-                    if spec.name.startswith("negative_")
-                }
-            )
-        fields = {
-            "negative_prompt": texts.negative_prompt or "",
-            "negative_prompt_2": texts.negative_prompt_2,
-        }
-        # As the pipeline encodes it: like a prompt, but never with skipped layers.
-        return self._encode(fields, prefix="negative_", clip_skip=None)
+        return encode_pieces(self, pieces, self._encode)
 
-    def _encode(
-        self, fields: dict[str, str | None], *, prefix: str, clip_skip: int | None
-    ) -> Encoded:
-        first, second = fields.values()
-        tokenizers = (self.pipeline.tokenizer, self.pipeline.tokenizer_2)
+    def _encode(self, pieces: Sequence[Texts]) -> list[Encoded]:
+        kind = pieces[0]
+        if kind.prompt is None and kind.negative_prompt is None and self.zeroes_absent_negative:
+            (produced,) = self.produces
+            zeros = {
+                spec.name: torch.zeros(spec.shape, device=self.device, dtype=self.dtype)
+                for spec in produced.tensors
+                if spec.name.startswith("negative_")
+            }
+            return [Encoded(zeros)] * len(pieces)
+        # As the pipeline encodes the negative half: like a prompt, but never with skipped layers.
+        prefix, clip_skip = "negative_", None
+        if kind.prompt is not None:
+            prefix, clip_skip = "", kind.clip_skip
+        names = (f"{prefix}prompt", f"{prefix}prompt_2")
+        firsts = [getattr(piece, names[0]) or "" for piece in pieces]
+        seconds = [getattr(piece, names[1]) for piece in pieces]
+        pipeline = self.pipeline
         with self._tokenizing:
-            embeds, _, pooled, _ = self.pipeline.encode_prompt(
-                first,
-                second,
+            embeds, _, pooled, _ = pipeline.encode_prompt(
+                firsts,
+                # As the pipeline does where it is given none.
+                [second or first for first, second in zip(firsts, seconds, strict=True)],
                 device=self.device,
                 do_classifier_free_guidance=False,
                 clip_skip=clip_skip,
             )
-            cut = {
-                name: cut_words(tokenizer, text, max_length=tokenizer.model_max_length)
-                for (name, text), tokenizer in zip(fields.items(), tokenizers, strict=True)
-                if text
-            }
+            readers = dict(zip(names, (pipeline.tokenizer, pipeline.tokenizer_2), strict=True))
+            cuts = [
+                {
+                    name: cut_words(tokenizer, text, max_length=tokenizer.model_max_length)
+                    for name, tokenizer in readers.items()
+                    if (text := getattr(piece, name))
+                }
+                for piece in pieces
+            ]
         tensors = {f"{prefix}prompt_embeds": embeds, f"{prefix}pooled_prompt_embeds": pooled}
-        return encoding(tensors, cut=cut)
+        return encodings(tensors, cuts=cuts)
 
 
 def load(

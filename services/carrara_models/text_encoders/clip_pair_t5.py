@@ -20,15 +20,20 @@ from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import conditioning_contract
 from carrara_models.denoising.settings import chosen
 from carrara_models.describing import described
-from carrara_models.errors import CheckpointError
+from carrara_models.errors import CheckpointError, NumericalError
 from carrara_models.parts import Described, Encoded, Texts
-from carrara_models.text_encoders.encodings import encoding
+from carrara_models.text_encoders.encodings import encode_pieces, encodings
 from carrara_models.text_encoders.options import (
     clip_skip_argument,
     max_sequence_length_argument,
     text_arguments,
 )
-from carrara_models.text_encoders.tokens import check_vocabulary, cut_texts, load_tokenizer
+from carrara_models.text_encoders.tokens import (
+    check_vocabulary,
+    cut_texts,
+    load_tokenizer,
+    read_texts,
+)
 
 # Of T5, as `StableDiffusion3Pipeline` has them.
 LENGTH = max_sequence_length_argument(default=256, maximum=512)
@@ -50,28 +55,30 @@ class ClipPairT5TextEncoder(Described):
         return texts.halves
 
     @torch.no_grad()
-    def encode_text(self, texts: Texts) -> Encoded:
-        """Encodes one half.
+    def encode(self, pieces: Sequence[Texts]) -> list[Encoded | NumericalError]:
+        """Encodes halves.
 
         Returns:
             `prompt_embeds` [1, L, D], of CLIP's tokens and then of T5's, and `pooled_prompt_embeds`
-            [1, P1 + P2], or their `negative_` twins.
+            [1, P1 + P2] of each, or their `negative_` twins.
 
         Raises:
             BadFieldError: The length is outside its range.
-            NumericalError: The embeddings hold NaN or infinity.
         """
-        length = chosen(texts, LENGTH)
+        return encode_pieces(self, pieces, self._encode)
+
+    def _encode(self, pieces: Sequence[Texts]) -> list[Encoded]:
+        kind = pieces[0]
+        length = chosen(kind, LENGTH)
         # As the pipeline encodes the negative half: like a prompt, but never with skipped layers.
         prefix, clip_skip = "negative_", None
-        if texts.prompt is not None:
-            prefix, clip_skip = "", chosen(texts, clip_skip_argument(*self._clips))
+        if kind.prompt is not None:
+            prefix, clip_skip = "", chosen(kind, clip_skip_argument(*self._clips))
         names = [f"{prefix}prompt", f"{prefix}prompt_2", f"{prefix}prompt_3"]
-        said = {name: getattr(texts, name) or "" for name in names}
         pipeline = self.pipeline
         with self._tokenizing:
             embeds, _, pooled, _ = pipeline.encode_prompt(
-                *said.values(),
+                *read_texts(pieces, names),
                 device=self.device,
                 do_classifier_free_guidance=False,
                 clip_skip=clip_skip,
@@ -84,9 +91,9 @@ class ClipPairT5TextEncoder(Described):
             }
             if pipeline.tokenizer_3 is not None:
                 readers[names[2]] = (pipeline.tokenizer_3, length)
-            cut = cut_texts(said, readers)
+            cuts = [cut_texts(piece, readers) for piece in pieces]
         tensors = {f"{prefix}prompt_embeds": embeds, f"{prefix}pooled_prompt_embeds": pooled}
-        return encoding(tensors, cut=cut)
+        return encodings(tensors, cuts=cuts)
 
     @property
     def _clips(self) -> tuple[Any, Any]:

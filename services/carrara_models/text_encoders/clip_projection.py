@@ -14,10 +14,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.describing import described
-from carrara_models.errors import BadFieldError
+from carrara_models.errors import BadFieldError, NumericalError
 from carrara_models.parts import Described, Encoded, Texts
 from carrara_models.shared_contracts import projected_contract
-from carrara_models.text_encoders.encodings import encoding
+from carrara_models.text_encoders.encodings import encode_pieces, encodings
 from carrara_models.text_encoders.options import text_arguments
 from carrara_models.text_encoders.tokens import check_vocabulary, cut_words, load_tokenizer
 
@@ -46,40 +46,56 @@ class ProjectedTextEncoder(Described):
         return texts.halves if texts.negative_prompt is None else (texts,)
 
     @torch.no_grad()
-    def encode_text(self, texts: Texts) -> Encoded:
-        """Encodes one half, or both.
+    def encode(self, pieces: Sequence[Texts]) -> list[Encoded | NumericalError]:
+        """Encodes halves, or both at once.
 
         Returns:
-            `prompt_embeds` [n, L, D], `pooled_prompt_embeds` [n, E] and `prompt_attention_mask`
-            bool [n, L], or their `negative_` twins. n is 1; 2 with a negative prompt: the second
-            row is for the negative image embedding. Without one, `zero_image_embeds` [1, E] takes
-            that one's place.
+            Of each, `prompt_embeds` [n, L, D], `pooled_prompt_embeds` [n, E] and
+            `prompt_attention_mask` bool [n, L], or their `negative_` twins. n is 1; 2 with a
+            negative prompt: the second row is for the negative image embedding. Without one,
+            `zero_image_embeds` [1, E] takes that one's place.
 
         Raises:
             BadFieldError: unCLIP is given a negative prompt.
-            NumericalError: The embeddings hold NaN or infinity.
         """
-        negative = texts.negative_prompt
-        if negative is not None and self.zero_image_embeds is None:
-            raise BadFieldError("negative_prompt", negative, "none: it is always the empty text")
-        second = [] if negative is None else [negative]
+        return encode_pieces(self, pieces, self._encode)
+
+    def _encode(self, pieces: Sequence[Texts]) -> list[Encoded]:
+        kind = pieces[0]
+        if kind.negative_prompt is not None and self.zero_image_embeds is None:
+            allowed = "none: it is always the empty text"
+            raise BadFieldError("negative_prompt", kind.negative_prompt, allowed)
+        negatives = [
+            [] if piece.negative_prompt is None else [piece.negative_prompt] for piece in pieces
+        ]
         tensors: dict[str, torch.Tensor] = {}
         with self._tokenizing:
-            if texts.prompt is not None:
-                tensors |= self._encode([texts.prompt, *second], prefix="")
-                if negative is None and self.zero_image_embeds is not None:
-                    tensors["zero_image_embeds"] = self.zero_image_embeds
-            if texts.negative:
-                tensors |= self._encode([negative or ""] * (1 + len(second)), prefix="negative_")
+            if kind.prompt is not None:
+                rows = zip(pieces, negatives, strict=True)
+                tensors |= self._embed(
+                    [text for piece, negative in rows for text in (piece.prompt or "", *negative)],
+                    prefix="",
+                )
+                if kind.negative_prompt is None and self.zero_image_embeds is not None:
+                    tensors["zero_image_embeds"] = self.zero_image_embeds.expand(len(pieces), -1)
+            if kind.negative:
+                # As many rows as the prompt has.
+                tensors |= self._embed(
+                    [text for negative in negatives for text in 2 * negative or [""]],
+                    prefix="negative_",
+                )
             tokenizer = self.pipeline.tokenizer
-            cut = {
-                name: cut_words(tokenizer, text, max_length=tokenizer.model_max_length)
-                for name, text in (("prompt", texts.prompt), ("negative_prompt", negative))
-                if text
-            }
-        return encoding(tensors, cut=cut)
+            cuts = [
+                {
+                    name: cut_words(tokenizer, text, max_length=tokenizer.model_max_length)
+                    for name in ("prompt", "negative_prompt")
+                    if (text := getattr(piece, name))
+                }
+                for piece in pieces
+            ]
+        return encodings(tensors, cuts=cuts)
 
-    def _encode(self, rows: list[str], *, prefix: str) -> dict[str, torch.Tensor]:
+    def _embed(self, rows: list[str], *, prefix: str) -> dict[str, torch.Tensor]:
         pooled, embeds, mask = self.pipeline._encode_prompt(rows, self.device, 1, False)
         return {
             f"{prefix}prompt_embeds": embeds,

@@ -16,10 +16,16 @@ from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import conditioning_contract
 from carrara_models.denoising.settings import chosen
 from carrara_models.describing import described
+from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
-from carrara_models.text_encoders.encodings import encoding
+from carrara_models.text_encoders.encodings import encode_pieces, encodings
 from carrara_models.text_encoders.options import max_sequence_length_argument, text_arguments
-from carrara_models.text_encoders.tokens import check_vocabulary, cut_texts, load_tokenizer
+from carrara_models.text_encoders.tokens import (
+    check_vocabulary,
+    cut_texts,
+    load_tokenizer,
+    read_texts,
+)
 
 # Of T5, as `FluxPipeline` has them.
 LENGTH = max_sequence_length_argument(default=512, maximum=512)
@@ -41,32 +47,34 @@ class ClipT5TextEncoder(Described):
         return texts.halves
 
     @torch.no_grad()
-    def encode_text(self, texts: Texts) -> Encoded:
-        """Encodes one half: CLIP reads `prompt`, and T5 `prompt_2` or else the same.
+    def encode(self, pieces: Sequence[Texts]) -> list[Encoded | NumericalError]:
+        """Encodes halves: CLIP reads `prompt`, and T5 `prompt_2` or else the same.
 
         Returns:
-            `prompt_embeds` [1, L, D] and `pooled_prompt_embeds` [1, P], or their `negative_` twins.
+            `prompt_embeds` [1, L, D] and `pooled_prompt_embeds` [1, P] of each, or their
+            `negative_` twins.
 
         Raises:
             BadFieldError: The length is outside its range.
-            NumericalError: The embeddings hold NaN or infinity.
         """
-        length = chosen(texts, LENGTH)
-        prefix = "" if texts.prompt is not None else "negative_"
+        return encode_pieces(self, pieces, self._encode)
+
+    def _encode(self, pieces: Sequence[Texts]) -> list[Encoded]:
+        length = chosen(pieces[0], LENGTH)
+        prefix = "" if pieces[0].prompt is not None else "negative_"
         names = [f"{prefix}prompt", f"{prefix}prompt_2"]
-        said = {name: getattr(texts, name) or "" for name in names}
         pipeline = self.pipeline
         with self._tokenizing:
             embeds, pooled, _ = pipeline.encode_prompt(
-                *said.values(), device=self.device, max_sequence_length=length
+                *read_texts(pieces, names), device=self.device, max_sequence_length=length
             )
             readers = {
                 names[0]: (pipeline.tokenizer, pipeline.tokenizer_max_length),
                 names[1]: (pipeline.tokenizer_2, length),
             }
-            cut = cut_texts(said, readers)
+            cuts = [cut_texts(piece, readers) for piece in pieces]
         tensors = {f"{prefix}prompt_embeds": embeds, f"{prefix}pooled_prompt_embeds": pooled}
-        return encoding(tensors, cut=cut)
+        return encodings(tensors, cuts=cuts)
 
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> ClipT5TextEncoder:

@@ -15,8 +15,9 @@ from transformers.utils.logging import disable_progress_bar
 from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import Argument, conditioning_contract
 from carrara_models.describing import described
+from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
-from carrara_models.text_encoders.encodings import encoding
+from carrara_models.text_encoders.encodings import encode_pieces, encodings
 from carrara_models.text_encoders.options import (
     clean_caption_argument,
     cleans_caption,
@@ -45,26 +46,31 @@ class DeepFloydTextEncoder(Described):
         return texts.halves
 
     @torch.no_grad()
-    def encode_text(self, texts: Texts) -> Encoded:
-        """Encodes one half; what is beyond 77 tokens is cut and reported.
+    def encode(self, pieces: Sequence[Texts]) -> list[Encoded | NumericalError]:
+        """Encodes halves; what is beyond 77 tokens is cut and reported.
 
         Returns:
-            `prompt_embeds` or `negative_prompt_embeds`, [1, 77, D].
+            `prompt_embeds` or `negative_prompt_embeds`, [1, 77, D], of each.
 
         Raises:
             BadFieldError: The caption cannot be cleaned, as a library is missing.
-            NumericalError: The embeddings hold NaN or infinity.
         """
-        cleans = cleans_caption(texts, self.cleaning)
-        field = "prompt" if texts.prompt is not None else "negative_prompt"
-        text = (texts.prompt or texts.negative_prompt) or ""
+        return encode_pieces(self, pieces, self._encode)
+
+    def _encode(self, pieces: Sequence[Texts]) -> list[Encoded]:
+        cleans = cleans_caption(pieces[0], self.cleaning)
+        field = "prompt" if pieces[0].prompt is not None else "negative_prompt"
+        texts = [getattr(piece, field) or "" for piece in pieces]
         with self._tokenizing:
             embeds, _ = self.pipeline.encode_prompt(
-                text, do_classifier_free_guidance=False, device=self.device, clean_caption=cleans
+                texts, do_classifier_free_guidance=False, device=self.device, clean_caption=cleans
             )
-            [caption] = self.pipeline._text_preprocessing(text, clean_caption=cleans)
-            cut = cut_words(self.pipeline.tokenizer, caption, max_length=MAX_LENGTH)
-        return encoding({f"{field}_embeds": embeds}, cut={field: cut})
+            captions = self.pipeline._text_preprocessing(texts, clean_caption=cleans)
+            cuts = [
+                {field: cut_words(self.pipeline.tokenizer, caption, max_length=MAX_LENGTH)}
+                for caption in captions
+            ]
+        return encodings({f"{field}_embeds": embeds}, cuts=cuts)
 
 
 def load(

@@ -21,8 +21,9 @@ from carrara_models.checkpoints import Checkpoint, load_component
 from carrara_models.contracts import Argument, conditioning_contract
 from carrara_models.denoising.settings import chosen
 from carrara_models.describing import described
+from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
-from carrara_models.text_encoders.encodings import encoding
+from carrara_models.text_encoders.encodings import encode_pieces, encodings
 from carrara_models.text_encoders.options import (
     clean_caption_argument,
     cleans_caption,
@@ -55,38 +56,44 @@ class MaskedStatesTextEncoder(Described):
         return texts.halves
 
     @torch.no_grad()
-    def encode_text(self, texts: Texts) -> Encoded:
-        """Encodes one half; the instruction is for the positive one.
+    def encode(self, pieces: Sequence[Texts]) -> list[Encoded | NumericalError]:
+        """Encodes halves; the instruction is for the positive one.
 
         Returns:
             `prompt_embeds` [1, L, D] and `prompt_attention_mask` int64 [1, L], 1 at real tokens,
-            or their `negative_` twins.
+            of each, or their `negative_` twins.
 
         Raises:
             BadFieldError: The length is outside its range, or the caption cannot be cleaned, as a
                 library is missing.
-            NumericalError: The embeddings hold NaN or infinity.
         """
-        length, cleans = chosen(texts, LENGTH), cleans_caption(texts, self.cleaning)
+        return encode_pieces(self, pieces, self._encode)
+
+    def _encode(self, pieces: Sequence[Texts]) -> list[Encoded]:
+        kind = pieces[0]
+        length, cleans = chosen(kind, LENGTH), cleans_caption(kind, self.cleaning)
         field, instruction = "negative_prompt", ""
-        if texts.prompt is not None:
-            field, instruction = "prompt", texts.complex_human_instruction
+        if kind.prompt is not None:
+            field, instruction = "prompt", kind.complex_human_instruction
             instruction = self.instruction if instruction is None else instruction
-        text = getattr(texts, field) or ""
+        texts = [getattr(piece, field) or "" for piece in pieces]
         # The pipeline joins its list with newlines, so a list of one is that one.
         extra = {"complex_human_instruction": [instruction]} if instruction else {}
         with self._tokenizing:
             embeds, mask, _, _ = self.pipeline.encode_prompt(
-                text,
+                texts,
                 do_classifier_free_guidance=False,
                 device=self.device,
                 clean_caption=cleans,
                 max_sequence_length=length,
                 **extra,
             )
-            cut = self._cut(text, instruction, cleans=cleans, length=length)
+            cuts = [
+                {field: self._cut(text, instruction, cleans=cleans, length=length)}
+                for text in texts
+            ]
         tensors = {f"{field}_embeds": embeds, f"{field}_attention_mask": mask}
-        return encoding(tensors, cut={field: cut})
+        return encodings(tensors, cuts=cuts)
 
     def _cut(self, text: str, instruction: str, *, cleans: bool, length: int) -> str:
         tokenizer = self.pipeline.tokenizer

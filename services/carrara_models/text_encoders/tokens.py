@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from carrara_models.checkpoints import Checkpoint
 from carrara_models.errors import CheckpointError
+from carrara_models.parts import Texts
 
 
 def load_tokenizer(checkpoint: Checkpoint, component: str, *, loader: Any) -> Any:
@@ -65,18 +66,30 @@ def cut_words(tokenizer: Any, text: str, *, max_length: int) -> str:
     return tokenizer.decode(whole[max_length - ends : len(whole) - ends])
 
 
-def cut_texts(said: Mapping[str, str], readers: Mapping[str, tuple[Any, int]]) -> dict[str, str]:
+def read_texts(pieces: Sequence[Texts], fields: Sequence[str]) -> list[list[str]]:
+    """What is read of each field: the texts of all pieces.
+
+    The first field stands in for others that are not given or empty, as in the pipelines.
+    """
+    firsts = [getattr(piece, fields[0]) or "" for piece in pieces]
+    return [
+        [getattr(piece, field) or first for piece, first in zip(pieces, firsts, strict=True)]
+        for field in fields
+    ]
+
+
+def cut_texts(texts: Texts, readers: Mapping[str, tuple[Any, int]]) -> dict[str, str]:
     """The words of each text that do not fit; where several tokenizers read it, the most cut ones.
 
     Args:
-        said: The texts by field, "" for those that are not given; the first stands in for them.
-        readers: For each field, its tokenizer and how many tokens that makes.
+        readers: For each field, its tokenizer and how many tokens that makes; the first field
+            stands in for others, as in `read_texts`.
     """
-    first = next(iter(said))
+    first = next(iter(readers))
     cut: dict[str, str] = {}
     for name, (tokenizer, max_length) in readers.items():
-        field = name if said[name] else first
-        words = cut_words(tokenizer, said[field], max_length=max_length)
+        field = name if getattr(texts, name) else first
+        words = cut_words(tokenizer, getattr(texts, field) or "", max_length=max_length)
         if len(words) > len(cut.get(field, "")):
             cut[field] = words
     return cut

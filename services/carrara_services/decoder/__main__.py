@@ -41,8 +41,9 @@ def open_stage(settings: Settings) -> Stage:
             part,
             max_queue_jobs=settings.max_queue_jobs,
             max_queue_seconds=settings.max_queue_seconds,
-            max_batch_rows=settings.max_batch_rows
-            or (limits.MAX_BATCH_PICTURES if part.device.type != "cpu" else 1),
+            max_batch_rows=torch_runtime.max_batch(
+                settings, device=part.device, on_gpu=limits.MAX_BATCH_PICTURES
+            ),
             max_wait_seconds=settings.max_wait_ms / 1e3,
         )
     servicer = DecoderServicer(

@@ -70,15 +70,15 @@ MaxQueueSeconds = Annotated[
 MaxBatchRows = Annotated[
     int | None,
     typer.Option(
-        help="Rows of a batch; with fast numerics a decoder's pictures. "
-        "[CARRARA_MAX_BATCH_ROWS; 32, a decoder's 8 on a GPU and 1 on a CPU]"
+        help="Rows of a batch; with fast numerics also a decoder's pictures, a text encoder's "
+        "texts. [CARRARA_MAX_BATCH_ROWS; 32, and on a GPU 8 pictures or 16 texts]"
     ),
 ]
 MaxWaitMs = Annotated[
     float | None,
     typer.Option(
-        help="Decoders with fast numerics: how long a picture waits for others to be decoded with "
-        "it. [CARRARA_MAX_WAIT_MS; 0]"
+        help="Decoders and text encoders with fast numerics: how long work waits for other to "
+        "share its batch. [CARRARA_MAX_WAIT_MS; 0]"
     ),
 ]
 TileSize = Annotated[

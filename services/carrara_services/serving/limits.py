@@ -12,7 +12,9 @@ MAX_PROMPT_BYTES = 8192  # UTF-8
 MAX_QUEUE_JOBS = 64
 MAX_QUEUE_SECONDS = 600.0  # what waits longer than clients wait by default is of no use
 MAX_BATCH_ROWS = 32  # of denoisers
-MAX_BATCH_PICTURES = 8  # of decoders on a GPU; a CPU is full with one, others would only wait
+# In fast numerics, on a GPU.
+MAX_BATCH_PICTURES = 8
+MAX_BATCH_TEXTS = 16
 MAX_WAIT_MS = 0.0  # what comes while others are done is a batch without waiting
 TILE_SIZE = 1024  # what most models are trained at or below
 MAX_CACHED_TEXTS = 1024

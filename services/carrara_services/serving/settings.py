@@ -39,10 +39,10 @@ class Settings(BaseSettings):
         max_queue_jobs: How many jobs may wait.
         max_queue_seconds: How long the work that waits and runs may take, at the stage's own pace,
             for more to be let in.
-        max_batch_rows: Rows of the network's batch; of decoders in fast numerics, pictures. None:
-            as many as the stage's role has.
-        max_wait_ms: How long a picture waits for others to be decoded with it; of decoders in fast
-            numerics.
+        max_batch_rows: Rows of the network's batch; of decoders and text encoders, which have such
+            in fast numerics only, pictures or texts. None: as many as the stage's role has.
+        max_wait_ms: How long a picture or a text waits for others to share its batch; only of
+            decoders and text encoders in fast numerics.
         tile_size: Pixels; in fast numerics, decoders decode pictures with a longer side in tiles of
             this size, for which less memory is enough.
         insecure: Allows addresses that other machines can reach.

@@ -27,6 +27,10 @@ def open_stage(settings: Settings) -> Stage:
         part,
         max_queue_jobs=settings.max_queue_jobs,
         max_queue_seconds=settings.max_queue_seconds,
+        max_batch_rows=torch_runtime.max_batch(
+            settings, device=part.device, on_gpu=limits.MAX_BATCH_TEXTS
+        ),
+        max_wait_seconds=settings.max_wait_ms / 1e3,
         max_cached_texts=limits.MAX_CACHED_TEXTS,
         max_cached_bytes=limits.MAX_CACHED_BYTES,
     )
@@ -45,7 +49,7 @@ def open_stage(settings: Settings) -> Stage:
         warm_up=engine.warm_up,
         line=line,
         rows=lambda: line.running,
-        max_batch_rows=lambda: 1,
+        max_batch_rows=lambda: engine.worker.max_batch,
         hand_back=lambda: None,  # texts take milliseconds: all that were admitted are finished
         close=engine.worker.close,
         watch=lambda metrics: metrics.watch_cache(engine.cache),

@@ -1,4 +1,4 @@
-"""The text encoder's engine: one text at a time, and none twice."""
+"""The text encoder's engine: texts that come together are encoded together, and none twice."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass
 
 import torch
 
+from carrara_models.errors import NumericalError
 from carrara_models.parts import Encoded, TextEncoder, Texts
 from carrara_services.admission.demand import Demand, Priority
 from carrara_services.admission.following import EXPIRED, finished
@@ -94,6 +95,8 @@ class TextEncoderEngine:
         *,
         max_queue_jobs: int,
         max_queue_seconds: float = math.inf,
+        max_batch_rows: int = 1,
+        max_wait_seconds: float = 0.0,
         max_cached_texts: int,
         max_cached_bytes: int,
     ) -> None:
@@ -103,6 +106,9 @@ class TextEncoderEngine:
             name="encoding",
             max_queue_jobs=max_queue_jobs,
             max_queue_seconds=max_queue_seconds,
+            group=lambda texts: texts.group,
+            max_batch=1 if part.numerics.exact else max_batch_rows,
+            max_wait_seconds=max_wait_seconds,
         )
         self.cache = Cache(max_texts=max_cached_texts, max_bytes=max_cached_bytes)
         self._flights: dict[Texts, _Flight] = {}
@@ -170,5 +176,5 @@ class TextEncoderEngine:
             await finished(self.worker.line, piece, deadline=None, stage=ROLE)
 
     @torch.inference_mode()
-    def _encode(self, pieces: Sequence[Texts]) -> list[Encoded]:
-        return [self.part.encode_text(texts) for texts in pieces]
+    def _encode(self, pieces: Sequence[Texts]) -> list[Encoded | NumericalError]:
+        return self.part.encode(pieces)

@@ -253,7 +253,7 @@ def test_a_hub_id_brings_only_the_stages_weights(
     assert generator.produces[0].space == ""
 
     text_encoder = load("owner/tiny", "text-encoder")
-    assert text_encoder.encode_text(Texts("a red circle")).tensors["prompt_embeds"].any()
+    assert text_encoder.encode([Texts("a red circle")])[0].tensors["prompt_embeds"].any()
 
 
 def test_a_hub_id_that_cannot_be_had_is_an_error_with_the_embedded_names(

@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 def test_words_that_do_not_fit_are_named_by_the_field_that_says_them(
     load: Callable[..., Any], texts: Texts, cut: dict[str, str]
 ) -> None:
-    encoded = load(sd3.CASE.folders[0], "text-encoder").encode_text(texts)
+    encoded = load(sd3.CASE.folders[0], "text-encoder").encode([texts])[0]
     assert {field: words.strip() for field, words in encoded.truncated.items()} == cut
 
 
@@ -49,13 +49,13 @@ def test_an_option_out_of_range_is_refused_with_the_range(
     load: Callable[..., Any], field: str, value: int, allowed: str
 ) -> None:
     with pytest.raises(BadFieldError) as refusal:
-        load(sd3.CASE.folders[0], "text-encoder").encode_text(Texts("red", **{field: value}))
+        load(sd3.CASE.folders[0], "text-encoder").encode([Texts("red", **{field: value})])
     assert (refusal.value.field, refusal.value.allowed) == (field, allowed)
 
 
 def test_zeros_stand_where_t5_is_left_out(load: Callable[..., Any]) -> None:
     encoder = load(sd3.WITHOUT_T5.folders[0], "text-encoder")
-    embeds = encoder.encode_text(Texts("red", max_sequence_length=5)).tensors["prompt_embeds"]
+    embeds = encoder.encode([Texts("red", max_sequence_length=5)])[0].tensors["prompt_embeds"]
     assert tuple(embeds.shape) == (1, 77 + 5, sd3.T5_WIDTH)
     assert not embeds[:, 77:].any()
     assert embeds[:, :77, : 32 + 48].all()
@@ -84,5 +84,6 @@ def test_a_t5_without_its_tokenizer_is_refused(load: Callable[..., Any], folder:
 def test_not_a_number_is_an_error_and_not_an_embedding(load: Callable[..., Any]) -> None:
     encoder = load(sd3.CASE.folders[0], "text-encoder")
     next(encoder.pipeline.text_encoder_3.parameters()).data.fill_(torch.nan)
-    with pytest.raises(NumericalError, match="negative_prompt_embeds"):
-        encoder.encode_text(Texts(None, negative=True))
+    (problem,) = encoder.encode([Texts(None, negative=True)])
+    assert isinstance(problem, NumericalError)
+    assert "negative_prompt_embeds" in str(problem)

@@ -25,22 +25,23 @@ from families import flux
 def test_words_that_do_not_fit_are_named_by_the_field_that_says_them(
     load: Callable[..., Any], texts: Texts, cut: dict[str, str]
 ) -> None:
-    encoded = load(flux.CASE.folders[0], "text-encoder").encode_text(texts)
+    encoded = load(flux.CASE.folders[0], "text-encoder").encode([texts])[0]
     assert {field: words.strip() for field, words in encoded.truncated.items()} == cut
 
 
 def test_the_length_is_the_embeddings_length(load: Callable[..., Any]) -> None:
     encoder = load(flux.CASE.folders[0], "text-encoder")
     for length, tokens in ((7, 7), (None, 512)):
-        encoded = encoder.encode_text(Texts("red", max_sequence_length=length))
+        encoded = encoder.encode([Texts("red", max_sequence_length=length)])[0]
         assert encoded.tensors["prompt_embeds"].shape[1] == tokens
     for length in (0, 513):
         with pytest.raises(BadFieldError, match="1 to 512"):
-            encoder.encode_text(Texts("red", max_sequence_length=length))
+            encoder.encode([Texts("red", max_sequence_length=length)])
 
 
 def test_not_a_number_is_an_error_and_not_an_embedding(load: Callable[..., Any]) -> None:
     encoder = load(flux.CASE.folders[0], "text-encoder")
     next(encoder.pipeline.text_encoder.parameters()).data.fill_(torch.nan)
-    with pytest.raises(NumericalError, match="pooled_prompt_embeds"):
-        encoder.encode_text(Texts("red"))
+    (problem,) = encoder.encode([Texts("red")])
+    assert isinstance(problem, NumericalError)
+    assert "pooled_prompt_embeds" in str(problem)

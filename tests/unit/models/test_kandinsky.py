@@ -56,7 +56,7 @@ def encode(text_encoder: Any) -> Callable[..., dict[str, torch.Tensor]]:
     def encode(**texts: Any) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = {}
         for piece in text_encoder.split(Texts("a red circle", **texts)):
-            tensors |= text_encoder.encode_text(piece).tensors
+            tensors |= text_encoder.encode([piece])[0].tensors
         return tensors
 
     return encode
@@ -109,7 +109,7 @@ def test_the_second_row_is_the_negative_prompts(encode: Callable[..., Any]) -> N
 
 def test_words_that_were_cut_are_told_of_both_prompts(text_encoder: Any) -> None:
     texts = Texts("circle " * 80, negative_prompt="square " * 90, negative=True)
-    truncated = text_encoder.encode_text(texts).truncated
+    truncated = text_encoder.encode([texts])[0].truncated
     assert set(truncated) == {"prompt", "negative_prompt"}
     assert set(truncated["negative_prompt"].split()) == {"square"}
 

@@ -20,11 +20,11 @@ PIXART, SANA = pixart_sigma.CASE, sana.CASE
 
 def test_the_mask_tells_real_tokens_from_padding(load: Callable[..., Any]) -> None:
     encoder = load(PIXART.folders[0], "text-encoder")
-    encoded = encoder.encode_text(Texts("red circle", max_sequence_length=6))
+    encoded = encoder.encode([Texts("red circle", max_sequence_length=6)])[0]
     mask = encoded.tensors["prompt_attention_mask"]
     assert mask.tolist() == [[1, 1, 1, 0, 0, 0]]  # two words and the mark of the end
     assert tuple(encoded.tensors["prompt_embeds"].shape) == (1, 6, pixart_sigma.T5_WIDTH)
-    negative = encoder.encode_text(Texts(None, negative=True, max_sequence_length=6))
+    negative = encoder.encode([Texts(None, negative=True, max_sequence_length=6)])[0]
     assert negative.tensors["negative_prompt_attention_mask"].tolist() == [[1, 0, 0, 0, 0, 0]]
 
 
@@ -49,7 +49,7 @@ def test_the_mask_tells_real_tokens_from_padding(load: Callable[..., Any]) -> No
 def test_words_that_do_not_fit_are_named(
     load: Callable[..., Any], case: Any, texts: Texts, cut: dict[str, str]
 ) -> None:
-    encoded = load(case.folders[0], "text-encoder").encode_text(texts)
+    encoded = load(case.folders[0], "text-encoder").encode([texts])[0]
     assert {field: words.strip() for field, words in encoded.truncated.items()} == cut
 
 
@@ -64,7 +64,7 @@ def test_the_instruction_is_for_the_positive_half_only(load: Callable[..., Any])
             max_sequence_length=16,
             complex_human_instruction=instruction,
         )
-        (embeds, _) = encoder.encode_text(texts).tensors.values()
+        (embeds, _) = encoder.encode([texts])[0].tensors.values()
         return embeds
 
     positive, negative = Texts("red"), Texts(None, negative=True, negative_prompt="red")
@@ -91,7 +91,7 @@ def test_captions_are_cleaned_by_default_where_the_pipeline_does(
     (argument,) = [a for a in encoder.arguments if a.name == "clean_caption"]
     assert argument.default == cleans
     plain, dotted = (
-        encoder.encode_text(Texts(prompt)).tensors["prompt_embeds"]
+        encoder.encode([Texts(prompt)])[0].tensors["prompt_embeds"]
         for prompt in ("a red circle", "a red circle 10.10.10.10")
     )
     assert torch.equal(plain, dotted) == bool(cleans)
@@ -100,7 +100,7 @@ def test_captions_are_cleaned_by_default_where_the_pipeline_does(
 @pytest.mark.parametrize("length", [0, 513])
 def test_a_length_out_of_range_is_refused(load: Callable[..., Any], length: int) -> None:
     with pytest.raises(BadFieldError, match="1 to 512"):
-        load(SANA.folders[0], "text-encoder").encode_text(Texts("red", max_sequence_length=length))
+        load(SANA.folders[0], "text-encoder").encode([Texts("red", max_sequence_length=length)])
 
 
 def test_a_tokenizer_that_names_no_length_is_cut_by_the_pipeline(
@@ -112,7 +112,7 @@ def test_a_tokenizer_that_names_no_length_is_cut_by_the_pipeline(
     config = json.loads(file.read_text()) | {"model_max_length": int(1e30)}
     file.write_text(json.dumps(config))
     texts = Texts("red" * 400, complex_human_instruction="")
-    encoded = load(folder, "text-encoder").encode_text(texts)
+    encoded = load(folder, "text-encoder").encode([texts])[0]
     assert encoded.tensors["prompt_embeds"].shape[1] == 300
     with torch.no_grad():
         expected = SanaPipeline.from_pretrained(folder).encode_prompt(
@@ -144,12 +144,13 @@ def test_a_tokenizer_that_is_only_a_sentencepiece_model_is_loaded(
     )
     encoder = load(folder, "text-encoder")
     assert encoder.pipeline.tokenizer("red circle").input_ids[-1] == 1
-    mask = encoder.encode_text(Texts("a red circle")).tensors["prompt_attention_mask"]
+    mask = encoder.encode([Texts("a red circle")])[0].tensors["prompt_attention_mask"]
     assert 3 < mask.sum() < mask.numel()
 
 
 def test_not_a_number_is_an_error_and_not_an_embedding(load: Callable[..., Any]) -> None:
     encoder = load(SANA.folders[0], "text-encoder")
     next(encoder.pipeline.text_encoder.parameters()).data.fill_(torch.nan)
-    with pytest.raises(NumericalError, match="negative_prompt_embeds"):
-        encoder.encode_text(Texts(None, negative=True))
+    (problem,) = encoder.encode([Texts(None, negative=True)])
+    assert isinstance(problem, NumericalError)
+    assert "negative_prompt_embeds" in str(problem)

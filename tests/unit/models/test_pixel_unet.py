@@ -53,7 +53,7 @@ def test_cleaning_captions_is_refused_where_a_library_is_missing(
         there = name != missing
         monkeypatch.setattr(options, f"is_{name}_available", lambda there=there: there)
     with pytest.raises(BadFieldError, match="clean_caption") as refusal:
-        text_encoder.encode_text(Texts("a red circle", clean_caption=True))
+        text_encoder.encode([Texts("a red circle", clean_caption=True)])
     assert {"bs4": "beautifulsoup4", "ftfy": "ftfy"}[missing] in refusal.value.allowed
 
 
@@ -62,7 +62,7 @@ def test_captions_are_cleaned_unless_they_should_only_be_lower_cased(text_encode
     assert cleaning.default == 1
     for cleans, expected in ((None, True), (True, True), (False, False)):
         plain, shouted, dotted = (
-            text_encoder.encode_text(Texts(prompt, clean_caption=cleans)).tensors["prompt_embeds"]
+            text_encoder.encode([Texts(prompt, clean_caption=cleans)])[0].tensors["prompt_embeds"]
             for prompt in ("a red circle", " A RED Circle ", "a red circle 10.10.10.10")
         )
         assert torch.equal(plain, shouted)
@@ -70,9 +70,9 @@ def test_captions_are_cleaned_unless_they_should_only_be_lower_cased(text_encode
 
 
 def test_words_beyond_77_tokens_are_reported(text_encoder: Any) -> None:
-    encoded = text_encoder.encode_text(
-        Texts(None, negative=True, negative_prompt="red " * 76 + "Blue square")
-    )
+    encoded = text_encoder.encode(
+        [Texts(None, negative=True, negative_prompt="red " * 76 + "Blue square")]
+    )[0]
     assert encoded.truncated == {"negative_prompt": "blue square"}
     assert encoded.tensors["negative_prompt_embeds"].shape == (1, 77, 24)
 

@@ -51,7 +51,7 @@ def super_res(load: Callable[..., Any]) -> Any:
 @pytest.fixture
 def conditioning(text_encoder: Any) -> dict[str, torch.Tensor]:
     pieces = text_encoder.split(Texts("a red circle", negative=True))
-    return {n: t for piece in pieces for n, t in text_encoder.encode_text(piece).tensors.items()}
+    return {n: t for piece in pieces for n, t in text_encoder.encode([piece])[0].tensors.items()}
 
 
 def positive(conditioning: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -65,7 +65,7 @@ def edit_config(folder: Path, **changes: Any) -> None:
 
 def test_each_half_is_encoded_by_itself(text_encoder: Any) -> None:
     halves = text_encoder.split(Texts("a red circle", negative=True))
-    encoded = [text_encoder.encode_text(half).tensors for half in halves]
+    encoded = [text_encoder.encode([half])[0].tensors for half in halves]
     names = {"prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask"}
     assert [set(tensors) for tensors in encoded] == [names, {f"negative_{n}" for n in names}]
     assert encoded[0]["prompt_attention_mask"].dtype == torch.bool
@@ -76,15 +76,15 @@ def test_each_half_is_encoded_by_itself(text_encoder: Any) -> None:
 
 
 def test_words_that_were_cut_are_told(text_encoder: Any) -> None:
-    encoded = text_encoder.encode_text(Texts("circle " * 80 + "square"))
+    encoded = text_encoder.encode([Texts("circle " * 80 + "square")])[0]
     assert encoded.truncated["prompt"].endswith("circle square")
-    assert text_encoder.encode_text(Texts("circle")).truncated == {}
+    assert text_encoder.encode([Texts("circle")])[0].truncated == {}
 
 
 def test_a_negative_prompt_is_refused(text_encoder: Any) -> None:
     assert "negative_prompt" not in {argument.name for argument in text_encoder.arguments}
     with pytest.raises(BadFieldError, match="empty text") as refusal:
-        text_encoder.encode_text(Texts(None, negative=True, negative_prompt="blue"))
+        text_encoder.encode([Texts(None, negative=True, negative_prompt="blue")])
     assert refusal.value.field == "negative_prompt"
 
 

@@ -6,37 +6,46 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
 
-from carrara_models.parts import Encoded, Texts
+from carrara_models.parts import EXACT, Encoded, Numerics, Texts
 from carrara_services.refusals import DeadlineError
 from carrara_services.text_encoder.engine import Cache, TextEncoderEngine
 
 
 @dataclass
 class ToyTextEncoder:
-    """Encodes a text as its length; waits for `turn` before each text, and fails at "bad"."""
+    """Encodes a text as its length; waits for `turn` before each call, and fails at "bad"."""
 
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(1000))
     encoded: list[str] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)  # how many texts each had
+    numerics: Numerics = EXACT
 
     def split(self, texts: Texts) -> Sequence[Texts]:
         return texts.halves
 
-    def encode_text(self, texts: Texts) -> Encoded:
+    def encode(self, pieces: Sequence[Texts]) -> list[Encoded]:
         assert self.turn.acquire(timeout=10)
-        text = texts.prompt or texts.negative_prompt or ""
-        self.encoded.append(text)
-        if text == "bad":
-            raise ValueError("bad text")
-        name = "negative_prompt_embeds" if texts.prompt is None else "prompt_embeds"
-        return Encoded(tensors={name: torch.tensor([[float(len(text))]])})
+        self.calls.append(len(pieces))
+        name = "negative_prompt_embeds" if pieces[0].prompt is None else "prompt_embeds"
+        made = []
+        for piece in pieces:
+            text = piece.prompt or piece.negative_prompt or ""
+            self.encoded.append(text)
+            if text == "bad":
+                raise ValueError("bad text")
+            made.append(Encoded(tensors={name: torch.tensor([[float(len(text))]])}))
+        return made
 
 
-def engine_for(encoder: ToyTextEncoder) -> TextEncoderEngine:
-    return TextEncoderEngine(encoder, max_queue_jobs=4, max_cached_texts=8, max_cached_bytes=10**6)
+def engine_for(encoder: ToyTextEncoder, **options: Any) -> TextEncoderEngine:
+    return TextEncoderEngine(
+        encoder, max_queue_jobs=9, max_cached_texts=8, max_cached_bytes=10**6, **options
+    )
 
 
 def encoded(number: float) -> Encoded:
@@ -85,6 +94,26 @@ async def test_a_request_that_goes_away_does_not_take_the_text_from_the_others()
     assert tasks[0].cancelled()
     assert encoder.encoded == ["red"]
     assert all(result.encoded is results[0].encoded for result in results)
+    engine.worker.close()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+async def test_texts_of_one_kind_are_encoded_together_where_that_may_change_bits(exact: bool):
+    encoder = ToyTextEncoder(turn=threading.Semaphore(0), numerics=Numerics(exact=exact))
+    engine = engine_for(encoder, max_batch_rows=3)
+    texts = [
+        *(Texts(words) for words in ("first", "a", "bb", "ccc", "dddd")),
+        Texts(None, negative=True, negative_prompt="e"),
+        Texts("f", clip_skip=1),
+    ]
+    tasks = []
+    for text in texts:
+        tasks.append(asyncio.create_task(engine.encode(text, deadline=None)))
+        await asyncio.sleep(0.02)
+    encoder.turn.release(10)
+    made = await asyncio.gather(*tasks)
+    assert [float(each.encoded.tensors.popitem()[1]) for each in made] == [5, 1, 2, 3, 4, 1, 1]
+    assert encoder.calls == ([1] * 7 if exact else [1, 3, 1, 1, 1])
     engine.worker.close()
 
 
