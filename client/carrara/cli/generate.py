@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as ProgressBars
 
 from carrara.arguments import parse
 from carrara.cascade import Cascade
 from carrara.cli.addresses import Decoders, Generators, TextEncoders, refuse_two_ways
-from carrara.results import Event, Finished, GenerationResult, Progress
+from carrara.cli.progress import show_progress
+from carrara.results import GenerationResult
 
 
 def generate(
@@ -106,7 +103,7 @@ def generate(
             },
         )
         names = [description.stage or role for role, _, description in connected.descriptions]
-        result = _show_progress(events, names=names, num_images=num_images)
+        result = show_progress(events, names=names, num_images=num_images)
     for path, image in zip(paths, result.images, strict=True):
         image.save(path)
     if as_json:
@@ -186,34 +183,3 @@ def _check_writable(paths: Iterable[Path]) -> None:
                 path.unlink()
         except OSError as error:
             raise typer.BadParameter(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _show_progress(
-    events: Iterable[Event], *, names: Sequence[str], num_images: int
-) -> GenerationResult:
-    """Shows a bar for each stage on stderr from its first step on; gives the result."""
-    bars = ProgressBars(
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-    tasks: dict[int, Any] = {}
-    steps: dict[tuple[int, int | None], int] = {}
-    with ExitStack() as shown:
-        for event in events:
-            if isinstance(event, Finished):
-                return event.result
-            if not isinstance(event, Progress):
-                continue
-            if not tasks:  # not before: an error at once stands alone
-                shown.enter_context(bars)
-            index = event.stage_index
-            if index not in tasks:
-                images = 1 if event.image_index is None else num_images
-                tasks[index] = bars.add_task(names[index], total=event.total_steps * images)
-            steps[index, event.image_index] = event.step
-            done = sum(step for (stage, _), step in steps.items() if stage == index)
-            bars.update(tasks[index], completed=done)
-    raise AssertionError("a stream ends with Finished or an exception")
