@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from carrara_models.checkpoints import open_checkpoint, stages_of
+from carrara_models.checkpoints import Checkpoint, open_checkpoint, stages_of
 from carrara_models.contracts import Contract, Kind
+from carrara_models.denoising.previews import preview_of_latents
 from carrara_models.denoising.run import run_alone
 from carrara_models.families import argument_prefix, load_part
+from carrara_models.limits import MAX_PREVIEW_SIDE
 from carrara_models.parts import Denoiser, DenoisingRequest, Sample, TextEncoder, Texts
 from carrara_models.pixels import handed_on, to_uint8
+from carrara_models.rgb_projection import RgbProjection
 
 _TEXTS = {field.name for field in fields(Texts)} - {"negative"}
 _REQUEST = {field.name for field in fields(DenoisingRequest)}
@@ -25,12 +28,26 @@ def load_parts(folders: Sequence[Path], *, dtype: torch.dtype = torch.float32) -
     """All parts of all checkpoints, each loaded by itself; a second text encoder like the first is
     left out."""
     parts = [
-        load_part(open_checkpoint(folder, stage=stage), device=torch.device("cpu"), dtype=dtype)
+        _shown(
+            load_part(checkpoint, device=torch.device("cpu"), dtype=dtype), checkpoint=checkpoint
+        )
         for folder in folders
         for stage in stages_of(folder)
+        for checkpoint in [open_checkpoint(folder, stage=stage)]
     ]
     seen: set[str] = set()
     return [p for p in parts if p.fingerprint not in seen and not seen.add(p.fingerprint)]
+
+
+def _shown(part: Any, *, checkpoint: Checkpoint) -> Any:
+    """A part that shows its latents too, in colours of no meaning: tiny checkpoints have none."""
+    if not isinstance(part, Denoiser) or part.preview or part.produces[0].kind is not Kind.LATENTS:
+        return part
+    channels = part.produces[0].tensors[0].shape[1]
+    weights = ((((0.3, 0.2, 0.1),) * (channels + 1)),) * (2 * channels + 1)
+    checkpoint = replace(checkpoint, rgb_projection=RgbProjection(weights))
+    preview = preview_of_latents(checkpoint, part.produces[0], device=torch.device("cpu"))
+    return replace(part, preview=preview)
 
 
 def paint(parts: Sequence[Any], settings: Mapping[str, Any]) -> np.ndarray:
@@ -139,10 +156,18 @@ def _consumed(part: Any) -> Contract:
     )
 
 
+def _check_preview(picture: torch.Tensor) -> None:
+    height, width, colours = picture.shape
+    assert (picture.dtype, colours) == (torch.uint8, 3)
+    assert 1 <= min(height, width) <= max(height, width) <= MAX_PREVIEW_SIDE
+
+
 def run_together(
     denoiser: Denoiser, requests: Sequence[DenoisingRequest]
 ) -> tuple[list[Sample], bool]:
     """Runs jobs in one batch as far as their shapes allow; all but the first join a step later.
+
+    Every second one is looked at before each of its steps, which must change nothing.
 
     Returns:
         The samples, and whether two jobs shared a batch at any time.
@@ -157,6 +182,9 @@ def run_together(
         for members in groups.values():
             shared = shared or len(members) > 1
             outputs = denoiser.predict([running[i] for i in members])
+            for i, output in zip(members, outputs, strict=True):
+                if denoiser.preview is not None and i % 2:
+                    _check_preview(denoiser.preview(running[i], output))
             assert not any(denoiser.advance([running[i] for i in members], outputs))
         for i in [i for i, job in running.items() if job.step == job.num_steps]:
             done[i] = denoiser.finish(running.pop(i))

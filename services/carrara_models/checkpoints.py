@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +15,7 @@ from carrara_models.embedded import embedded_folder, embedded_names
 from carrara_models.errors import CheckpointError
 from carrara_models.families import FAMILIES, Family, PartPlan, argument_prefix
 from carrara_models.fingerprints import component_fingerprint, stage_fingerprint
+from carrara_models.rgb_projection import RGB_PROJECTION, RgbProjection, read_projection
 from carrara_models.weights import has_weights, read_json, weight_files
 
 MANIFEST = "carrara.json"
@@ -47,6 +51,7 @@ class Checkpoint:
         fingerprints: Of every component that is known: computed where the weights are here, else as
             recorded in `carrara.json`. In a cascade folder, of its siblings' components too.
         variant: Which weight files are read, such as "fp16"; None for the plain ones.
+        rgb_projection: From `carrara.json`; None where nobody has fitted one.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Checkpoint:
     defaults: Defaults = field(default_factory=Defaults)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     variant: str | None = None
+    rgb_projection: RgbProjection | None = None
 
     @property
     def plan(self) -> PartPlan:
@@ -176,6 +182,7 @@ def open_checkpoint(
         fingerprints=_of_siblings(cascade, path, variant=variant)
         | known_fingerprints(path, index=index, family=family, variant=variant),
         variant=variant,
+        rgb_projection=read_projection(manifest.get(RGB_PROJECTION), file=path / MANIFEST),
     )
     wanted = cascade[stage].fingerprint if cascade else None
     if wanted not in (None, checkpoint.fingerprint):
@@ -298,6 +305,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if not isinstance(manifest.setdefault(section, {}), dict):
             raise CheckpointError(f"{file}: {section} is not an object.")
     return manifest
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> Path:
+    """Writes a folder's `carrara.json`, in place of the one that may be there.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    text = json.dumps(manifest, indent=2)
+    # A colour of a projection stands on one line.
+    text = re.sub(r"\[\s+([^][\s]+)\s+([^][\s]+)\s+([^][\s]+)\s+\]", r"[\1 \2 \3]", text)
+    # A new file: what was there may be a link, as in a hub's cache, to what others share.
+    file = path / MANIFEST
+    new = file.with_suffix(".json.new")
+    new.write_text(text + "\n", encoding="utf-8")
+    os.replace(new, file)
+    return file
 
 
 def known_fingerprints(

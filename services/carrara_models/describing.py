@@ -9,6 +9,7 @@ import torch
 
 from carrara_models.checkpoints import Checkpoint
 from carrara_models.contracts import Argument, Component, Contract, Port
+from carrara_models.parts import Preview
 
 
 def described(
@@ -20,6 +21,7 @@ def described(
     arguments: tuple[Argument, ...],
     device: torch.device,
     dtype: torch.dtype,
+    preview: Preview | None = None,
 ) -> dict[str, Any]:
     """Gives the fields of `carrara_models.parts.Described`.
 
@@ -44,6 +46,7 @@ def described(
         "arguments": arguments,
         "device": device,
         "dtype": dtype,
+        "preview": preview,
     }
 
 

@@ -9,7 +9,7 @@ a `Decoder`, which makes the picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -35,6 +35,10 @@ class Numerics:
 
 EXACT = Numerics()
 
+# From a job before a step, and what the network made of it, [rows, ...], to a small picture of what
+# the job is taken for: uint8 [h, w, 3], no side longer than `limits.MAX_PREVIEW_SIDE`.
+Preview = Callable[["Job", torch.Tensor], torch.Tensor]
+
 
 @dataclass(frozen=True)
 class Described:
@@ -48,6 +52,7 @@ class Described:
         arguments: What may be set, without the prefix that tells this stage from its siblings.
         dtype: Of what it takes and makes; its networks may compute in another one.
         numerics: How its numbers come about.
+        preview: How its jobs are shown under way; None of a part that cannot show them.
     """
 
     fingerprint: str
@@ -60,6 +65,7 @@ class Described:
     device: torch.device
     dtype: torch.dtype
     numerics: Numerics = field(default=EXACT, kw_only=True)
+    preview: Preview | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -255,6 +261,7 @@ class Part(Protocol):
     device: torch.device
     dtype: torch.dtype
     numerics: Numerics
+    preview: Preview | None
 
 
 class TextEncoder(Part, Protocol):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from carrara_models.checkpoints import (
-    MANIFEST,
     MANIFEST_FORMAT,
     Checkpoint,
     read_manifest,
+    write_manifest,
 )
 from carrara_models.errors import CheckpointError
+from carrara_models.rgb_projection import RGB_PROJECTION
 from carrara_models.weights import weight_files
 
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx"}
@@ -23,7 +24,8 @@ def prune(checkpoint: Checkpoint, *, output: Path) -> Path:
     """Writes the folder of the stage that the checkpoint was opened for.
 
     It holds that stage's components, `model_index.json`, and a `carrara.json` with the fingerprints
-    of all siblings, by which the stage still knows its neighbours.
+    of all siblings, by which the stage still knows its neighbours, with the checkpoint's defaults
+    and its projection for previews.
 
     Args:
         output: A folder that does not exist yet, or is empty.
@@ -43,12 +45,14 @@ def prune(checkpoint: Checkpoint, *, output: Path) -> Path:
             (output / name).mkdir()
             shutil.copy2(checkpoint.path / name / "config.json", output / name)
     shutil.copy2(checkpoint.path / "model_index.json", output)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": MANIFEST_FORMAT,
         "defaults": read_manifest(checkpoint.path)["defaults"],
         "fingerprints": dict(sorted(checkpoint.fingerprints.items())),
     }
-    (output / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    if checkpoint.rgb_projection is not None:
+        manifest[RGB_PROJECTION] = checkpoint.rgb_projection.written()
+    write_manifest(output, manifest)
     return output
 
 

@@ -20,6 +20,7 @@ from carrara_models.contracts import Argument, Port, conditioning_contract
 from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.fitting import agreed_size_factor, conditioning_inputs
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.previews import preview_of_latents
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
 from carrara_models.denoising.settings import (
@@ -184,5 +185,6 @@ def load(
             arguments=(*arguments, NO_TRUE_CFG),
             device=device,
             dtype=dtype,
+            preview=preview_of_latents(checkpoint, produced, device=device),
         ),
     )

@@ -16,6 +16,7 @@ from carrara_models.contracts import IMAGE, PIXELS, Port
 from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.fitting import check_consumer, sample_tensors
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.previews import preview_of_pixels
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import (
     UNCLIP_MIN_STEPS,
@@ -168,6 +169,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
             ),
             device=device,
             dtype=dtype,
+            preview=preview_of_pixels,
         ),
     )
 

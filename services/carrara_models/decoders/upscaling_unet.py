@@ -23,6 +23,7 @@ from carrara_models.denoising.fitting import (
     sample_tensors,
 )
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.previews import preview_of_latents
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers, load_scheduler
 from carrara_models.denoising.settings import (
@@ -210,6 +211,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
             arguments=(*arguments, noise_level, ETA),
             device=device,
             dtype=dtype,
+            preview=preview_of_latents(checkpoint, produced, device=device),
         ),
     )
 

@@ -24,6 +24,7 @@ from carrara_models.denoising.fitting import (
     guided_rows,
 )
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.previews import preview_of_pixels
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
 from carrara_models.denoising.settings import (
@@ -215,6 +216,7 @@ def load_pixel_unet(
             arguments=(*arguments, ETA, *further),
             device=device,
             dtype=dtype,
+            preview=preview_of_pixels,
         ),
     }
 

@@ -18,6 +18,7 @@ from carrara_models.contracts import Contract, Kind, Port, TensorSpec
 from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.fitting import agreed_size_factor, sample_tensors
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.previews import preview_of_latents
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
 from carrara_models.denoising.settings import (
@@ -165,6 +166,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
         width=call["width"].default,
     )
     width = unet.config.encoder_hid_dim
+    produced = movq_latents(checkpoint, channels=unet.config.in_channels)
     return KandinskyGenerator(
         unet=unet.to(device),
         samplers=samplers,
@@ -185,10 +187,11 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
                     )
                 ),
             ),
-            produces=(movq_latents(checkpoint, channels=unet.config.in_channels),),
+            produces=(produced,),
             arguments=settings_arguments(defaults, schedulers=samplers.names, multiple_of=1),
             device=device,
             dtype=dtype,
+            preview=preview_of_latents(checkpoint, produced, device=device),
         ),
     )
 

@@ -28,6 +28,7 @@ from carrara_models.denoising.fitting import (
     guided_rows,
 )
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.previews import preview_of_latents
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import SCHEDULERS, Samplers, load_samplers
 from carrara_models.denoising.settings import (
@@ -300,6 +301,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
             ),
             device=device,
             dtype=dtype,
+            preview=preview_of_latents(checkpoint, produced, device=device),
         ),
     )
 

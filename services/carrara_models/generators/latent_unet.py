@@ -22,6 +22,7 @@ from carrara_models.denoising.fitting import (
     guided_rows,
 )
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.previews import preview_of_latents
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
 from carrara_models.denoising.settings import (
@@ -242,6 +243,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
             arguments=(*arguments, ETA, GUIDANCE_RESCALE, *(_SIZES if is_xl else ())),
             device=device,
             dtype=dtype,
+            preview=preview_of_latents(checkpoint, produced, device=device),
         ),
     )
 

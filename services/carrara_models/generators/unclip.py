@@ -22,6 +22,7 @@ from carrara_models.denoising.fitting import (
     sample_tensors,
 )
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.previews import preview_of_pixels
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import (
     UNCLIP_MIN_STEPS,
@@ -211,6 +212,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
             arguments=settings_arguments(defaults, min_inference_steps=UNCLIP_MIN_STEPS),
             device=device,
             dtype=dtype,
+            preview=preview_of_pixels,
         ),
     )
 

@@ -15,6 +15,7 @@ from carrara_models.contracts import IMAGE, PIXELS
 from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.fitting import check_consumer
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.denoising.previews import preview_of_pixels
 from carrara_models.denoising.random import torch_generator
 from carrara_models.denoising.schedulers import Samplers, load_samplers
 from carrara_models.denoising.settings import (
@@ -143,5 +144,6 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
             arguments=(*arguments, ETA),
             device=device,
             dtype=dtype,
+            preview=preview_of_pixels,
         ),
     )
