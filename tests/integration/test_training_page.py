@@ -29,7 +29,7 @@ PAINTED = ["samples.count=1", "samples.num_inference_steps=2"]
 MORE = {{"generator": PAINTED, "super-resolution": PAINTED, "unconditional": ["sample_count=1"]}}
 
 command, *rest = sys.argv[1:]
-if command == "train" and rest[0] != "export":
+if command == "train" and rest[0] not in ("export", "previews"):
     settings = [*FEW, *MORE.get(rest[0], ())]
     sys.argv += [part for setting in settings for part in ("--set", setting)]
     sys.argv += ["--workers", "0"]

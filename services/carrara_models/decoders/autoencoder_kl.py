@@ -42,17 +42,40 @@ class VaeDecoder(Described):
     def _pixels(self, latents: torch.Tensor) -> torch.Tensor:
         return self.vae.decode(self._unscaled(latents), return_dict=False)[0]
 
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The latents of pictures, [B, C, h, w], scaled as `decode` takes them.
+
+        Where the encoder gives a distribution they are its mean.
+
+        Args:
+            pixels: [B, 3, H, W] in [-1, 1], sides multiples of the size factor.
+        """
+        encoded = self.vae.encode(pixels.to(device=self.device, dtype=self.dtype))
+        is_drawn = hasattr(encoded, "latent_dist")
+        return self._scaled(encoded.latent_dist.mode() if is_drawn else encoded.latent)
+
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         config = self.vae.config
-        mean, std = config.get("latents_mean"), config.get("latents_std")
-        if mean is not None and std is not None:
-            mean, std = (
-                torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
-                for values in (mean, std)
-            )
+        if (distribution := self._distribution(latents)) is not None:
+            mean, std = distribution
             return latents * std / config.scaling_factor + mean
         latents = latents / config.scaling_factor
         return latents + config.shift_factor if config.get("shift_factor") else latents
+
+    def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        config = self.vae.config
+        if (distribution := self._distribution(latents)) is not None:
+            mean, std = distribution
+            return (latents - mean) * config.scaling_factor / std
+        return (latents - (config.get("shift_factor") or 0)) * config.scaling_factor
+
+    def _distribution(self, latents: torch.Tensor) -> list[torch.Tensor] | None:
+        """Mean and deviation of each channel, [1, C, 1, 1], where the config has them."""
+        values = [self.vae.config.get(name) for name in ("latents_mean", "latents_std")]
+        if None in values:
+            return None
+        return [latents.new_tensor(numbers).view(1, -1, 1, 1) for numbers in values]
 
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> VaeDecoder:

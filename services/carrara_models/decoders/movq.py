@@ -40,6 +40,15 @@ class MovqDecoder(Described):
     def _pixels(self, latents: torch.Tensor) -> torch.Tensor:
         return self.movq.decode(latents, force_not_quantize=True)["sample"]
 
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The latents of pictures, [B, C, h, w], as `decode` takes them.
+
+        Args:
+            pixels: [B, 3, H, W] in [-1, 1], sides multiples of the size factor.
+        """
+        return self.movq.encode(pixels.to(device=self.device, dtype=self.dtype)).latents
+
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> MovqDecoder:
     """Loads the MoVQ of a checkpoint that was opened for the decoder.

@@ -12,6 +12,7 @@ import transformers
 import typer
 from accelerate import PartialState
 
+from carrara_models.errors import CheckpointError
 from carrara_models.training.data.records import DataError
 from carrara_models.training.errors import RecipeError
 from carrara_models.training.loop import SNAPSHOT, Pace
@@ -203,6 +204,33 @@ def _command(name: str) -> Callable[..., None]:
 
 for _name, _part in PARTS.items():
     app.command(_name, help=_part.help)(_command(_name))
+
+
+@app.command("previews")
+def previews(
+    checkpoint: Annotated[
+        str, typer.Argument(help="One with an autoencoder: folder, embedded name or hub id.")
+    ],
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="A folder of pictures like those that it paints; else the drawn world."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Of their sides, in pixels; as it paints.")
+    ] = None,
+    num_pictures: Annotated[int, typer.Option(min=1, help="How many are looked at.")] = 512,
+) -> None:
+    """Fit what previews of latents are made with, and write it into carrara.json."""
+    _quieten()
+    from carrara_models.training.previews import fit_previews
+
+    try:
+        file, fit = fit_previews(
+            checkpoint, pictures=pictures, size=size, num_pictures=num_pictures
+        )
+    except (CheckpointError, DataError, FileNotFoundError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(f"{file}: R^2 {fit.r_squared:.3f} over {fit.cells} latent cells")
 
 
 @app.command("export")
