@@ -23,7 +23,7 @@ from carrara_models.errors import BadFieldError, ContractError
 from carrara_models.limits import MAX_PIXELS
 from carrara_models.parts import Decoder, DenoisingRequest, JobState, Part, Sample
 from carrara_services import job_states
-from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
+from carrara_services.admission.happenings import Finished, Suspended, UnderWay
 from carrara_services.pictures import picture
 from carrara_services.serving import describe, results, validation
 from carrara_services.serving.describe import Runtime
@@ -50,7 +50,7 @@ class Engine(Protocol):
 
     def run(
         self, work: Work, *, deadline: float | None
-    ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
+    ) -> AsyncIterator[UnderWay | Finished | Suspended]:
         """Does one piece of work; the result is a `carrara_models.parts.Sample`."""
 
 
@@ -87,11 +87,12 @@ class Jobs:
             priority=validation.read_priority(job.priority, field="job.priority"),
             resume=self._resume(job),
             resumable=job.resumable,
+            preview_interval_steps=validation.read_preview_interval(job.preview_interval_steps),
         )
         running = self._engine.run(work, deadline=deadline)
         async with contextlib.aclosing(running) as happenings:  # type: ignore[type-var]
             async for happening in happenings:
-                if isinstance(happening, Queued | Progress):
+                if isinstance(happening, UnderWay):
                     yield results.under_way(happening)
                     continue
                 usage = results.usage(happening.usage, bytes_in=request.ByteSize())

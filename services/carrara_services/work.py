@@ -15,9 +15,12 @@ class Work:
     Attributes:
         resume: Where the job goes on; None begins it. Only for an engine that is resumable.
         resumable: Whether the caller can go on elsewhere when this stage is about to end.
+        preview_interval_steps: After how many steps the caller is shown the job, and again; 0 for
+            never.
     """
 
     request: DenoisingRequest
     priority: Priority = Priority.NORMAL
     resume: JobState | None = None
     resumable: bool = False
+    preview_interval_steps: int = 0

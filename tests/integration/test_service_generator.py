@@ -131,6 +131,7 @@ BAD_FIELDS = {
     "odd height": (_set("arguments.height", 65), "arguments.height", "multiple of 8"),
     "no width": (_set("arguments.width", 0), "arguments.width", "8 to"),
     "too many pixels": (_set("arguments.height", 131072), "arguments.height", "4194304"),
+    "rare previews": (_set("preview_interval_steps", 1001), "preview_interval_steps", "1 to 1000"),
     "a format": (_set("output_format", 2), "output_format", "latents"),
     "a sample": (lambda job: job.sample.SetInParent(), "sample", "noise"),
     "no conditioning": (_clear("conditioning"), "conditioning", "text encoder"),

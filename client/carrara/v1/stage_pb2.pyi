@@ -214,7 +214,7 @@ class Arguments(_message.Message):
     def __init__(self, num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., true_cfg_scale: _Optional[float] = ..., scheduler: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., eta: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., noise_level: _Optional[int] = ..., original_size: _Optional[_Iterable[int]] = ..., target_size: _Optional[_Iterable[int]] = ..., crops_coords_top_left: _Optional[_Iterable[int]] = ..., negative_original_size: _Optional[_Iterable[int]] = ..., negative_target_size: _Optional[_Iterable[int]] = ..., negative_crops_coords_top_left: _Optional[_Iterable[int]] = ..., use_resolution_binning: _Optional[bool] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("arguments", "conditioning", "sample", "random_state", "consumer", "output_format", "priority", "stage_fingerprint", "resumable", "resume")
+    __slots__ = ("arguments", "conditioning", "sample", "random_state", "consumer", "output_format", "priority", "stage_fingerprint", "preview_interval_steps", "resumable", "resume")
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     CONDITIONING_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
@@ -223,6 +223,7 @@ class Job(_message.Message):
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     STAGE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_INTERVAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     RESUMABLE_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
     arguments: Arguments
@@ -233,9 +234,10 @@ class Job(_message.Message):
     output_format: OutputFormat
     priority: Priority
     stage_fingerprint: str
+    preview_interval_steps: int
     resumable: bool
     resume: JobState
-    def __init__(self, arguments: _Optional[_Union[Arguments, _Mapping]] = ..., conditioning: _Optional[_Union[Conditioning, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., random_state: _Optional[_Union[RandomState, _Mapping]] = ..., consumer: _Optional[_Union[Contract, _Mapping]] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., stage_fingerprint: _Optional[str] = ..., resumable: _Optional[bool] = ..., resume: _Optional[_Union[JobState, _Mapping]] = ...) -> None: ...
+    def __init__(self, arguments: _Optional[_Union[Arguments, _Mapping]] = ..., conditioning: _Optional[_Union[Conditioning, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., random_state: _Optional[_Union[RandomState, _Mapping]] = ..., consumer: _Optional[_Union[Contract, _Mapping]] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., stage_fingerprint: _Optional[str] = ..., preview_interval_steps: _Optional[int] = ..., resumable: _Optional[bool] = ..., resume: _Optional[_Union[JobState, _Mapping]] = ...) -> None: ...
 
 class JobState(_message.Message):
     __slots__ = ("step", "tensors", "random_state", "provenance", "job_digest", "usage")
@@ -374,7 +376,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("role", "family", "fingerprint", "components", "consumes", "produces", "arguments", "provenance", "max_message_bytes", "max_pixels", "load", "checkpoint", "max_prompt_bytes", "stage", "resumable")
+    __slots__ = ("role", "family", "fingerprint", "components", "consumes", "produces", "arguments", "provenance", "max_message_bytes", "max_pixels", "load", "checkpoint", "max_prompt_bytes", "stage", "resumable", "previews")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -390,6 +392,7 @@ class DescribeResponse(_message.Message):
     MAX_PROMPT_BYTES_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     RESUMABLE_FIELD_NUMBER: _ClassVar[int]
+    PREVIEWS_FIELD_NUMBER: _ClassVar[int]
     role: Role
     family: str
     fingerprint: str
@@ -405,7 +408,8 @@ class DescribeResponse(_message.Message):
     max_prompt_bytes: int
     stage: str
     resumable: bool
-    def __init__(self, role: _Optional[_Union[Role, str]] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., components: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., consumes: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., produces: _Optional[_Iterable[_Union[Contract, _Mapping]]] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., max_pixels: _Optional[int] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., checkpoint: _Optional[str] = ..., max_prompt_bytes: _Optional[int] = ..., stage: _Optional[str] = ..., resumable: _Optional[bool] = ...) -> None: ...
+    previews: bool
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., components: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., consumes: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., produces: _Optional[_Iterable[_Union[Contract, _Mapping]]] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., max_pixels: _Optional[int] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., checkpoint: _Optional[str] = ..., max_prompt_bytes: _Optional[int] = ..., stage: _Optional[str] = ..., resumable: _Optional[bool] = ..., previews: _Optional[bool] = ...) -> None: ...
 
 class Component(_message.Message):
     __slots__ = ("name", "class_name", "fingerprint", "parameters")

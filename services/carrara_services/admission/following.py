@@ -11,12 +11,12 @@ from carrara_services.admission.demand import PLAIN, Demand
 from carrara_services.admission.happenings import (
     Failed,
     Finished,
-    Happening,
     Progress,
-    Queued,
     Suspended,
+    UnderWay,
 )
 from carrara_services.admission.line import Ticket, WaitingLine
+from carrara_services.admission.mailbox import Mailbox
 from carrara_services.refusals import DeadlineError
 
 # What a task is cancelled with because the time of all that waited for it is over.
@@ -30,7 +30,7 @@ async def follow(
     deadline: float | None,
     stage: str,
     demand: Demand = PLAIN,
-) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
+) -> AsyncIterator[UnderWay | Finished | Suspended]:
     """Submits work and yields what happens to it, `Finished` or `Suspended` last.
 
     Leaving the iteration early, by cancellation too, abandons the work; being cancelled with
@@ -45,14 +45,8 @@ async def follow(
         QueueFullError, DrainingError, StalledError: The work was refused.
         Exception: Whatever the work itself raised.
     """
-    loop = asyncio.get_running_loop()
-    happenings: asyncio.Queue[Happening] = asyncio.Queue()
-
-    def listen(happening: Happening) -> None:
-        with contextlib.suppress(RuntimeError):  # the caller's event loop has closed meanwhile
-            loop.call_soon_threadsafe(happenings.put_nowait, happening)
-
-    ticket = line.submit(payload, listener=listen, demand=demand, deadline=deadline)
+    happenings = Mailbox()
+    ticket = line.submit(payload, listener=happenings.put, demand=demand, deadline=deadline)
     progress: Progress | None = None
     expired = False
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Queued:
@@ -26,6 +28,19 @@ class Progress:
 
     step: int
     num_steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """What the work looks like; who has not read it when the next one comes gets that one alone.
+
+    Attributes:
+        step: Steps done.
+        image: uint8 [h, w, 3].
+    """
+
+    step: int
+    image: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -69,4 +84,5 @@ class Failed:
 
 
 End = Finished | Suspended | Failed
-Happening = Queued | Progress | End
+UnderWay = Queued | Progress | Preview
+Happening = UnderWay | End

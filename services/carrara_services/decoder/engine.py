@@ -13,7 +13,7 @@ from carrara_models.parts import Decoder, DenoisingRequest, Sample
 from carrara_models.pixels import handed_on
 from carrara_services.admission.demand import Demand
 from carrara_services.admission.following import finished, follow
-from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
+from carrara_services.admission.happenings import Finished, Suspended, UnderWay
 from carrara_services.admission.line import WaitingLine
 from carrara_services.decoder import ROLE
 from carrara_services.work import Work
@@ -73,7 +73,7 @@ class DecoderEngine:
 
     def run(
         self, work: Work, *, deadline: float | None
-    ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
+    ) -> AsyncIterator[UnderWay | Finished | Suspended]:
         """Decodes one sample and yields what happens; the result is a `Sample` of pixels."""
         assert work.resume is None, "who calls has seen that it is not resumable"
         sample = work.request.sample

@@ -16,7 +16,7 @@ from carrara_models.acceleration.networks import networks_of
 from carrara_models.contracts import Contract, Kind
 from carrara_models.parts import Denoiser, DenoisingRequest, Sample
 from carrara_services.admission.following import follow
-from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
+from carrara_services.admission.happenings import Finished, Suspended, UnderWay
 from carrara_services.admission.line import WaitingLine
 from carrara_services.denoising.demand import demand_of
 from carrara_services.denoising.loop import DenoisingLoop
@@ -77,7 +77,7 @@ class DenoisingEngine:
 
     def run(
         self, work: Work, *, deadline: float | None
-    ) -> AsyncIterator[Queued | Progress | Finished | Suspended]:
+    ) -> AsyncIterator[UnderWay | Finished | Suspended]:
         """Runs one job and yields what happens; the result is a `carrara_models.parts.Sample`.
 
         Resumable work may end suspended, with a `carrara_models.parts.JobState`.

@@ -16,7 +16,14 @@ from collections.abc import Sequence
 import torch
 
 from carrara_models.parts import Denoiser, Job
-from carrara_services.admission.happenings import Failed, Finished, Progress, Suspended, Usage
+from carrara_services.admission.happenings import (
+    Failed,
+    Finished,
+    Preview,
+    Progress,
+    Suspended,
+    Usage,
+)
 from carrara_services.admission.line import Ticket, WaitingLine
 from carrara_services.device_memory import is_out_of_memory, release_memory
 from carrara_services.refusals import TooLargeError
@@ -33,11 +40,18 @@ class _Row:
         self.ticket, self.job = ticket, job
         self.first_step, self.rows = job.step, 0
         self.steps = max(1, job.num_steps - job.step)  # to be done here
+        self.preview_interval_steps = self.work.preview_interval_steps
 
     @property
     def work(self) -> Work:
         """What it was taken on with."""
         return self.ticket.payload  # type: ignore[no-any-return]
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether its caller wants to see what comes of its next step."""
+        interval = self.preview_interval_steps
+        return interval > 0 and (self.job.step + 1) % interval == 0
 
     def usage(self) -> Usage:
         """What it has cost here."""
@@ -223,19 +237,34 @@ class DenoisingLoop:
         for row in rows:
             row.ticket.compute_seconds += seconds * row.job.rows / total
             row.rows += row.job.rows
+        previews = [self._preview(row, output) for row, output in zip(rows, outputs, strict=True)]
         began_advancing = time.perf_counter()
         errors = self._advance([row.job for row in rows], outputs)
         seconds = time.perf_counter() - began_advancing
         cost = sum(row.ticket.demand.cost / row.steps for row in rows)
-        for row, problem in zip(rows, errors, strict=True):
+        for row, problem, preview in zip(rows, errors, previews, strict=True):
             row.ticket.compute_seconds += seconds / len(rows)
-            self._after_step(row, problem)
+            self._after_step(row, problem, preview)
         # After the schedulers: a GPU's call returns early, and they wait for what it makes.
         seconds = time.perf_counter() - began
         self.line.tell_pace(rows=total, cost=cost, seconds=seconds)
         if watch is not None:
             watch(seconds=seconds, jobs=len(rows), rows=total)
         return None
+
+    def _preview(self, row: _Row, output: torch.Tensor) -> torch.Tensor | None:
+        """What a job is taken for, from before its step, which therefore knows nothing of it."""
+        if self._denoiser.preview is None or not row.is_shown:
+            return None
+        began = time.perf_counter()
+        try:
+            return self._denoiser.preview(row.job, output)
+        except Exception:  # who would only have looked on loses no picture for it
+            logger.exception("a job cannot be shown")
+            row.preview_interval_steps = 0
+            return None
+        finally:
+            row.ticket.compute_seconds += time.perf_counter() - began
 
     def _advance(
         self, jobs: Sequence[Job], outputs: Sequence[torch.Tensor]
@@ -247,7 +276,7 @@ class DenoisingLoop:
             logger.exception("a step of %d jobs failed", len(jobs))
             return [error] * len(jobs)
 
-    def _after_step(self, row: _Row, error: Exception | None) -> None:
+    def _after_step(self, row: _Row, error: Exception | None, preview: torch.Tensor | None) -> None:
         """Tells how a job's step went, and lets it go if it was its last."""
         job, ticket = row.job, row.ticket
         sample = None
@@ -263,6 +292,9 @@ class DenoisingLoop:
             return
         ticket.share_done = (job.step - row.first_step) / row.steps
         ticket.tell(Progress(job.step, job.num_steps))
+        if preview is not None:
+            # Read not before: the step has waited for the device, which has made this earlier.
+            ticket.tell(Preview(job.step, preview.cpu().numpy()))
         if sample is not None:
             self._active.remove(row)
             self.line.leave(ticket, Finished(sample, row.usage()))

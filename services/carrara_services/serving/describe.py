@@ -36,6 +36,8 @@ class DescribedPart(Protocol):
     def produces(self) -> tuple[contracts.Contract, ...]: ...  # noqa: D102
     @property
     def arguments(self) -> tuple[contracts.Argument, ...]: ...  # noqa: D102
+    @property
+    def preview(self) -> object: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -168,4 +170,5 @@ def describe(
         max_prompt_bytes=limits.MAX_PROMPT_BYTES if role == "text-encoder" else 0,
         load=load,
         resumable=resumable,
+        previews=part.preview is not None,
     )

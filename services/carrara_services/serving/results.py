@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from carrara import tensors
 from carrara.v1 import stage_pb2
-from carrara_services.admission.happenings import Progress, Queued, Usage
+from carrara_services.admission.happenings import Preview, Queued, UnderWay, Usage
 
 
 def usage(
@@ -27,7 +28,7 @@ def usage(
     )
 
 
-def under_way(happening: Queued | Progress) -> stage_pb2.Event:
+def under_way(happening: UnderWay) -> stage_pb2.Event:
     """Makes the event of something that happens before the result."""
     if isinstance(happening, Queued):
         wait = happening.expected_wait_seconds
@@ -35,6 +36,9 @@ def under_way(happening: Queued | Progress) -> stage_pb2.Event:
             position=happening.position, expected_start_ms=None if wait is None else wait * 1e3
         )
         return stage_pb2.Event(queued=queued)
+    if isinstance(happening, Preview):
+        image = tensors.from_numpy(happening.image)
+        return stage_pb2.Event(preview=stage_pb2.Preview(step=happening.step, image=image))
     return stage_pb2.Event(
         progress=stage_pb2.Progress(step=happening.step, num_steps=happening.num_steps)
     )

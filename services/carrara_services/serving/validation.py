@@ -12,7 +12,7 @@ from carrara import contracts as contract_checks
 from carrara.v1 import stage_pb2, tensor_pb2
 from carrara_models.contracts import Argument
 from carrara_models.errors import BadFieldError, ContractError
-from carrara_models.limits import MAX_PIXELS
+from carrara_models.limits import MAX_PIXELS, MAX_PREVIEW_INTERVAL_STEPS
 from carrara_services.admission.demand import Priority
 from carrara_services.refusals import FingerprintError, UnknownFieldError
 from carrara_services.serving import limits
@@ -74,6 +74,18 @@ def read_priority(value: int, *, field: str) -> Priority:
     if value not in _PRIORITIES:
         raise BadFieldError(field, value, ", ".join(stage_pb2.Priority.keys()))
     return _PRIORITIES[value]
+
+
+def read_preview_interval(steps: int) -> int:
+    """Reads after how many steps a job is shown; of a part that cannot show it that is never.
+
+    Raises:
+        BadFieldError: They are more than any job has.
+    """
+    if steps > MAX_PREVIEW_INTERVAL_STEPS:
+        allowed = f"1 to {MAX_PREVIEW_INTERVAL_STEPS}, or 0 for no previews"
+        raise BadFieldError("job.preview_interval_steps", steps, allowed)
+    return steps
 
 
 def check_text(text: str, *, field: str) -> None:

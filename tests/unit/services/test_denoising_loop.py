@@ -8,10 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 
 import pytest
+import torch
 
 from carrara_models.errors import JobStateError, NumericalError
 from carrara_services.admission.following import follow
-from carrara_services.admission.happenings import Finished, Progress, Queued, Suspended
+from carrara_services.admission.happenings import (
+    Finished,
+    Preview,
+    Progress,
+    Queued,
+    Suspended,
+)
 from carrara_services.denoising.loop import DenoisingLoop
 from carrara_services.refusals import (
     DeadlineError,
@@ -384,3 +391,102 @@ async def test_a_loop_without_work_is_healthy_as_long_as_its_thread_moves(
         with loop.line._changed:
             await until(lambda: not loop.line.healthy)
         await until(lambda: loop.line.healthy)
+
+
+def painted(job, output: torch.Tensor) -> torch.Tensor:
+    """One pixel: the job's name, its step, and what the network has just made of it."""
+    return torch.tensor([[[job.name, job.step, int(output.item()) % 256]]], dtype=torch.uint8)
+
+
+async def told(loop: DenoisingLoop, request, **how: object) -> list[object]:
+    happenings = follow(loop.line, Work(request, **how), deadline=None, stage="generator")
+    return [happening async for happening in happenings]
+
+
+def shown(happenings: list[object]) -> list[tuple[int, list[int]]]:
+    previews = [each for each in happenings if isinstance(each, Preview)]
+    return [(each.step, each.image.ravel().tolist()) for each in previews]
+
+
+async def test_who_asks_is_shown_every_so_many_steps_and_nobody_else_is():
+    generator = ToyGenerator(turn=held(), preview=painted)
+    with looping(generator) as loop:
+        work = Work(toy_request(1, steps=5), preview_interval_steps=2)
+        follows = follow(loop.line, work, deadline=None, stage="generator")
+        asking: list[object] = [await anext(follows)]
+        others = [
+            asyncio.create_task(told(loop, toy_request(2, steps=5))),
+            asyncio.create_task(told(loop, toy_request(3, steps=5), preview_interval_steps=9)),
+        ]
+        await until(lambda: loop.line.queued + loop.rows == 3)
+        generator.turn.release(1)
+        async for happening in follows:
+            asking.append(happening)
+            if isinstance(happening, Progress):  # no step before the one before has been read
+                generator.turn.release(1)
+        generator.turn.release(100)
+        silent, rarely = [await task for task in others]
+    assert generator.calls[1] == [1, 2, 3]
+    assert [[step, pixel[:2]] for step, pixel in shown(asking)] == [[2, [1, 1]], [4, [1, 3]]]
+    assert shown(silent) == shown(rarely) == []
+    for index, happening in enumerate(asking):
+        if isinstance(happening, Preview):
+            assert asking[index - 1] == Progress(happening.step, 5)
+    assert [h[-1].result.tensors["latents"].item() for h in (asking, silent)] == [
+        alone(1, steps=5),
+        alone(2, steps=5),
+    ]
+
+
+async def test_a_reader_who_does_not_read_holds_nobody_up_and_is_shown_the_latest_alone():
+    generator = ToyGenerator(preview=painted)
+    with looping(generator) as loop:
+        work = Work(toy_request(1, steps=50), preview_interval_steps=1)
+        happenings = follow(loop.line, work, deadline=None, stage="generator")
+        first = await anext(happenings)
+        # It reads no more while its job runs to the end, beside another's.
+        neighbour = await told(loop, toy_request(2, steps=60))
+        assert loop.rows == 0
+        unread = [happening async for happening in happenings]
+    assert isinstance(first, Queued)
+    assert neighbour[-1].result.tensors["latents"].item() == pytest.approx(alone(2, steps=60))
+    assert [step for step, _ in shown(unread)] == [50]
+    assert [each.step for each in unread if isinstance(each, Progress)] == list(range(1, 51))
+    assert isinstance(unread[-1], Finished)
+
+
+async def test_a_preview_that_fails_leaves_its_job_and_the_others_alone():
+    def failing(job, output: torch.Tensor) -> torch.Tensor:
+        if job.step == 1:
+            raise RuntimeError("no picture of that")
+        return painted(job, output)
+
+    with looping(ToyGenerator(preview=failing)) as loop:
+        asking, other = await asyncio.gather(
+            told(loop, toy_request(1), preview_interval_steps=1), told(loop, toy_request(2))
+        )
+    # Nor is it tried again.
+    assert [step for step, _ in shown(asking)] == [1]
+    for seed, happenings in ((1, asking), (2, other)):
+        assert happenings[-1].result.tensors["latents"].item() == alone(seed)
+
+
+async def test_a_step_that_goes_wrong_is_not_shown():
+    with looping(ToyGenerator(preview=painted, diverging=frozenset({1}))) as loop:
+        follows = follow(
+            loop.line,
+            Work(toy_request(1), preview_interval_steps=2),
+            deadline=None,
+            stage="generator",
+        )
+        first, second = await anext(follows), await anext(follows)
+        with pytest.raises(NumericalError):
+            await anext(follows)
+    assert (first, second) == (Queued(1, 0.0), Progress(1, 3))
+
+
+async def test_a_part_that_cannot_show_its_jobs_runs_them_all_the_same():
+    with looping(ToyGenerator()) as loop:
+        happenings = await told(loop, toy_request(1), preview_interval_steps=1)
+    assert shown(happenings) == []
+    assert happenings[-1].result.tensors["latents"].item() == alone(1)

@@ -14,7 +14,7 @@ import torch
 
 from carrara_models.contracts import Argument, Component, Contract, Kind, Port, TensorSpec
 from carrara_models.errors import JobStateError, NumericalError
-from carrara_models.parts import DenoisingRequest, JobState, Sample
+from carrara_models.parts import DenoisingRequest, JobState, Preview, Sample
 
 CONDITIONING = Contract(
     kind=Kind.CONDITIONING,
@@ -93,6 +93,7 @@ class ToyGenerator:
     arguments: tuple[Argument, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    preview: Preview | None = None
 
     def rows(self, request: DenoisingRequest) -> int:
         return len(request.conditioning)
