@@ -34,6 +34,7 @@ from carrara.prompts import PRIORITIES, Prompt, check, read, refusal
 from carrara.results import Event, Finished, GenerationResult, Preview, Progress, Queued
 from carrara.runtimes import RunningStages, StageToRun, start_embedded
 from carrara.tensors import TensorError, to_numpy
+from carrara.untaken import UntakenEvents
 from carrara.v1 import stage_pb2, text_encoder_pb2
 from carrara.v1.tensor_pb2 import Tensor
 
@@ -235,7 +236,8 @@ class AsyncCascade:
         Closing the iterator early cancels the running jobs.
 
         Yields:
-            `Queued`, `Progress` and `Preview` as they come, in the end one `Finished`.
+            `Queued`, `Progress` and `Preview` as they come, in the end one `Finished`. Of the
+            previews of one image that wait to be taken there is only the latest.
         """
         if self._closed:
             raise CascadeClosedError("the cascade has been closed")
@@ -247,13 +249,13 @@ class AsyncCascade:
         wanted = read(prompt, settings)
         check(wanted, self._chain)
 
-        events: asyncio.Queue[Event | None] = asyncio.Queue()
-        work = asyncio.create_task(self._paint(wanted, timeout_seconds, events.put_nowait))
-        work.add_done_callback(lambda _: events.put_nowait(None))
+        events = UntakenEvents()
+        work = asyncio.create_task(self._paint(wanted, timeout_seconds, events.put))
+        work.add_done_callback(lambda _: events.end())
         self._tasks.add(work)
         work.add_done_callback(self._tasks.discard)
         try:
-            while (event := await events.get()) is not None:
+            while (event := await events.take()) is not None:
                 yield event
             if work.cancelled():
                 raise CascadeClosedError("the cascade was closed while it painted")
@@ -421,6 +423,7 @@ def _job(
         stage_fingerprint=step.stage.description.fingerprint,
         resumable=step.stage.resumes_jobs,
         priority=PRIORITIES[wanted.priority],
+        preview_interval_steps=(wanted.preview_interval_steps if step.stage.shows_previews else 0),
     )
 
 

@@ -40,6 +40,9 @@ class GenerateArguments(TypedDict, total=False):
         timeout_seconds: For everything together.
         priority: "low", "normal" or "high": what waits in a stage's line is served by it first,
             then by what time is left.
+        preview_interval_steps: `stream` yields a `Preview` after every so many steps of each stage
+            that can show its jobs; 0 for none. Of those that nobody has taken yet the latest is
+            kept.
         num_inference_steps: 1 to the stage's limit.
         guidance_scale: 0 to 1 is off. Flux: an input of the network.
         true_cfg_scale: Flux: guidance between prompt and negative prompt.
@@ -68,6 +71,7 @@ class GenerateArguments(TypedDict, total=False):
     seed: int | Sequence[int] | None
     timeout_seconds: float | None
     priority: str | None
+    preview_interval_steps: int | None
 
     num_inference_steps: int | None
     guidance_scale: float | None
@@ -108,8 +112,8 @@ class GenerateArguments(TypedDict, total=False):
 NAMES = tuple(GenerateArguments.__annotations__)
 """Of all settings."""
 
-OF_THE_REQUEST = ("num_images", "seed", "timeout_seconds", "priority")
-"""Settings that no stage sees."""
+OF_THE_REQUEST = ("num_images", "seed", "timeout_seconds", "priority", "preview_interval_steps")
+"""Settings that no stage has among its own."""
 
 TEXTS = tuple(
     name

@@ -118,6 +118,8 @@ class Stage:
         description: What the stage tells about itself; empty before `connect`.
         resumes_jobs: Whether jobs may say that they are resumable: each replica can take them up,
             and there may be another one.
+        shows_previews: Whether jobs may ask for previews: each replica knows the word, and can show
+            them.
     """
 
     def __init__(self, address: str, *, role: str, max_attempts: int | None = None) -> None:
@@ -144,7 +146,7 @@ class Stage:
         self._max_attempts = max_attempts or max(MAX_ATTEMPTS, len(self._replicas) + 1)
         self._turn = itertools.count()
         self._budget = RetryBudget()
-        self.resumes_jobs = False
+        self.resumes_jobs = self.shows_previews = False
 
     def __str__(self) -> str:
         return f"{self.role} {self.address}"
@@ -284,6 +286,7 @@ class Stage:
         self.description = answers[0]
         others = len(self._replicas) > 1 or self.address.startswith("dns:")
         self.resumes_jobs = others and all(answer.resumable for answer in answers)
+        self.shows_previews = all(answer.previews for answer in answers)
         for other in answers[1:]:
             if other.fingerprint != self.description.fingerprint:
                 raise ContractError(

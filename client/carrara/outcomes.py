@@ -61,6 +61,18 @@ class Outcome:
                 )
             ] = None
 
+        if wanted.preview_interval_steps and not any(
+            step.stage.shows_previews for step in chain.steps
+        ):
+            self._warnings[
+                GenerationWarning(
+                    code="PREVIEWS_UNAVAILABLE",
+                    message="there are no previews: no stage of this cascade can show its jobs; "
+                    "of latents, `carrara train previews` makes them visible",
+                    field="preview_interval_steps",
+                )
+            ] = None
+
     @property
     def _why_unguided(self) -> str:
         for name in ("true_cfg_scale", "guidance_scale"):

@@ -23,6 +23,7 @@ PRIORITIES = {
 }
 MAX_SEED = 2**64 - 1
 MAX_NUM_IMAGES = 1024
+MAX_PREVIEW_INTERVAL_STEPS = 1000  # stages refuse more
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Prompt:
         seeds: One for each image.
         arguments: Settings of generators and decoders, by the names of `generate`.
         priority: One of `PRIORITIES`.
+        preview_interval_steps: 0 for no previews.
     """
 
     prompt: str | None
@@ -41,6 +43,7 @@ class Prompt:
     texts: Mapping[str, Value] = field(default_factory=dict)
     arguments: Mapping[str, Value] = field(default_factory=dict)
     priority: str = "normal"
+    preview_interval_steps: int = 0
 
     @property
     def negative_prompt(self) -> str | None:
@@ -53,7 +56,7 @@ def read(prompt: str | None, given: GenerateArguments) -> Prompt:
     """Sorts the settings of a request by whom they are for.
 
     Raises:
-        InvalidArgumentError: There is no such setting, or seeds or priority are none.
+        InvalidArgumentError: There is no such setting, or seeds, priority or interval are none.
     """
     values = cast(
         dict[str, Value], {name: value for name, value in given.items() if value is not None}
@@ -64,6 +67,10 @@ def read(prompt: str | None, given: GenerateArguments) -> Prompt:
     priority = given.get("priority") or "normal"
     if priority not in PRIORITIES:
         raise refusal("priority", priority, ", ".join(PRIORITIES))
+    interval = given.get("preview_interval_steps") or 0
+    if not _is_whole(interval) or not 0 <= interval <= MAX_PREVIEW_INTERVAL_STEPS:
+        allowed = f"1 to {MAX_PREVIEW_INTERVAL_STEPS}, or 0 for no previews"
+        raise refusal("preview_interval_steps", interval, allowed)
     return Prompt(
         prompt=prompt,
         seeds=seeds_for(given.get("seed"), num_images=given.get("num_images")),
@@ -74,6 +81,7 @@ def read(prompt: str | None, given: GenerateArguments) -> Prompt:
             if name not in TEXTS and name not in OF_THE_REQUEST
         },
         priority=priority,
+        preview_interval_steps=interval,
     )
 
 

@@ -125,6 +125,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "jobs_running": description.load.jobs_running,
         "jobs_queued": description.load.jobs_queued,
         "draining": description.load.draining,
+        "previews": description.previews,
     }
 
 
@@ -167,6 +168,8 @@ def _stage_table(stage: dict[str, Any]) -> Table:
         table.add_row(name, f"{value or 'no default'}; allowed: {setting['allowed']}")
     table.add_row("numerics", f"{stage['numerics']}, {stage['precision']}")
     table.add_row("device", f"{stage['device']}, {stage['num_threads']} threads")
+    if stage["previews"]:
+        table.add_row("previews", "shows its jobs under way")
     if stage["draining"]:
         table.add_row("draining", "takes no new work")
     table.add_row("jobs", f"{stage['jobs_running']} running, {stage['jobs_queued']} waiting")

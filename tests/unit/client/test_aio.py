@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -175,8 +176,8 @@ async def test_warnings_of_the_stages_are_told_once(
 async def test_a_stream_tells_every_stage_s_steps_and_then_the_result(
     cascade: AsyncCascade, toys: ToyCascade
 ) -> None:
-    toys.generator.send_preview = True
-    events = [event async for event in cascade.stream("a circle", seed=7, num_images=2)]
+    stream = cascade.stream("a circle", seed=7, num_images=2, preview_interval_steps=3)
+    events = [event async for event in stream]
     assert isinstance(events[-1], Finished)
     assert [image.seed for image in events[-1].result.images] == [7, 8]
     assert not any(isinstance(event, Finished) for event in events[:-1])
@@ -604,3 +605,51 @@ async def test_a_setting_of_none_is_one_that_was_not_given(cascade: AsyncCascade
     nothing = dict.fromkeys(("timeout_seconds", "seed", "num_images", "eta", "prompt_2"))
     result = await cascade.generate("a circle", **nothing)  # type: ignore[arg-type]
     assert result.num_inference_steps == 3
+
+
+async def test_previews_come_from_the_stages_that_can_show_their_jobs(
+    cascade: AsyncCascade, toys: ToyCascade
+) -> None:
+    stream = cascade.stream("a circle", preview_interval_steps=2, num_inference_steps=4)
+    events = [event async for event in stream]
+    shown = [(e.role, e.stage_index, e.step) for e in events if isinstance(e, Preview)]
+    assert shown == [("generator", 1, 2), ("generator", 1, 4)]
+    generator, decoder = (stage.requests[-1].job for stage in (toys.generator, toys.decoder))  # type: ignore[attr-defined]
+    assert generator.preview_interval_steps == 2
+    assert decoder.preview_interval_steps == 0, "who does not know the word is not told it"
+    assert events[-1].result.warnings == ()  # type: ignore[union-attr]
+
+
+async def test_a_cascade_without_previews_says_so_and_paints(toys: ToyCascade) -> None:
+    toys.generator.description.previews = False
+    async with await AsyncCascade.connect(**toys.addresses) as cascade:
+        result = await cascade.generate("a circle", preview_interval_steps=1)
+        (warning,) = result.warnings
+        assert (warning.code, warning.field) == ("PREVIEWS_UNAVAILABLE", "preview_interval_steps")
+        assert "carrara train previews" in warning.message
+        assert not (await cascade.generate("a circle")).warnings
+    assert toys.generator.requests[0].job.preview_interval_steps == 0  # type: ignore[attr-defined]
+
+
+async def test_a_caller_who_does_not_look_holds_one_preview_of_each_image(
+    cascade: AsyncCascade, toys: ToyCascade
+) -> None:
+    stream = cascade.stream(
+        "a circle", num_images=2, num_inference_steps=300, preview_interval_steps=1
+    )
+    await anext(stream)
+    async with asyncio.timeout(30):
+        while toys.decoder.requests == [] or toys.decoder.running:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    shown = [(e.image_index, e.step) async for e in stream if isinstance(e, Preview)]
+    assert sorted(shown) == [(0, 300), (1, 300)]
+
+
+@pytest.mark.parametrize("interval", [-1, 1001, 1.5, True, "often"])
+async def test_an_interval_that_is_none_is_refused_before_any_compute(
+    cascade: AsyncCascade, toys: ToyCascade, interval: Any
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"preview_interval_steps: .*1 to 1000, or 0"):
+        await cascade.generate("a circle", preview_interval_steps=interval)
+    assert not toys.text_encoder.requests

@@ -373,11 +373,13 @@ def test_info_describes_running_stages(
         "generator",
         "decoder",
     ]
+    assert [stage["previews"] for stage in described["stages"]] == [False, True, False]
     settings = described["stages"][1]["settings"]
     assert settings["scheduler"] == {"default": "ddim", "allowed": "ddim, euler"}
     assert settings["height"]["allowed"] == "8 to 2048, a multiple of 8"
     assert run(["info"]) == 0
     shown = capsys.readouterr().out
+    assert shown.count("shows its jobs under way") == 1
     assert toys.decoder.address in shown
     assert "Safety checkers are not loaded" in shown
 

@@ -97,7 +97,6 @@ class ToyStage:
     warnings: list[stage_pb2.Warning] = field(default_factory=list)
     step_seconds: float = 0.0
     send_result: bool = True
-    send_preview: bool = False
     serving: bool = True
     cancelled: int = 0
     running: int = 0
@@ -237,13 +236,13 @@ async def _events(
         for step in range(1, num_steps + 1):
             await asyncio.sleep(toy.step_seconds)
             yield stage_pb2.Event(progress=stage_pb2.Progress(step=step, num_steps=num_steps))
+            if job.preview_interval_steps and step % job.preview_interval_steps == 0:
+                image = from_numpy(np.full((2, 2, 3), step % 256, np.uint8))
+                yield stage_pb2.Event(preview=stage_pb2.Preview(step=step, image=image))
             if fault is not None and fault.after_step == step:
                 await fail(context, fault)
         if toy.role == "decoder":
             await asyncio.sleep(toy.step_seconds)
-        if toy.send_preview:
-            image = from_numpy(np.full((2, 2, 3), 9, np.uint8))
-            yield stage_pb2.Event(preview=stage_pb2.Preview(step=num_steps, image=image))
         yield stage_pb2.Event()  # of a kind that this client does not know
         if toy.send_result:
             make = _latents if toy.role == "generator" else _image
@@ -327,6 +326,7 @@ def generator(*, space: str = "e" * 64, vae: str = "d" * 64) -> ToyStage:
                 *(stage_pb2.Argument(name=name, **limits) for name, limits in numbers.items()),  # type: ignore[arg-type]
                 stage_pb2.Argument(name="scheduler", choices=SCHEDULERS),
             ],
+            previews=True,
         ),
     )
 
