@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import typer
 from PIL import Image
+from rich.console import Console
 
 from carrara.arguments import parse
 from carrara.cascade import Cascade
 from carrara.cli.addresses import Decoders, Generators, TextEncoders, refuse_two_ways
+from carrara.cli.half_blocks import shows_pictures
 from carrara.cli.progress import show_progress
 from carrara.results import GenerationResult
 
@@ -52,6 +54,14 @@ def generate(
     priority: Annotated[
         str, typer.Option(help="low, normal or high: who is served first where many wait.")
     ] = "normal",
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", help="Show the pictures under way, in a terminal with colours."),
+    ] = False,
+    preview_interval_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Show them after every so many steps; --preview alone is 1."),
+    ] = None,
     cascade: Annotated[
         Path | None, typer.Option(help="A manifest, in place of addresses.", metavar="FILE")
     ] = None,
@@ -76,6 +86,11 @@ def generate(
     settings = _settings(more or [])
     paths = _paths(output, num_images)
     _check_writable(paths)
+    console = Console(stderr=True)
+    interval = preview_interval_steps or int(preview)
+    if interval and not shows_pictures(console):
+        interval = 0
+        typer.echo("carrara: no previews: stderr is no terminal with 256 colours", err=True)
 
     if cascade is not None:
         opened = Cascade.load(cascade)
@@ -99,11 +114,12 @@ def generate(
                 "width": width,
                 "timeout_seconds": timeout_seconds,
                 "priority": priority,
+                "preview_interval_steps": interval,
                 **settings,
             },
         )
         names = [description.stage or role for role, _, description in connected.descriptions]
-        result = show_progress(events, names=names, num_images=num_images)
+        result = show_progress(events, names=names, num_images=num_images, console=console)
     for path, image in zip(paths, result.images, strict=True):
         image.save(path)
     if as_json:
