@@ -17,6 +17,7 @@ leave a choice.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -142,7 +143,8 @@ def _stage(entry: Any, *, where: str, folder: Path) -> ManifestStage:
                 f"{where}.{key}: {value!r} is not allowed; allowed: 64 hexadecimal digits"
             )
     checkpoint = entry.get("checkpoint")
-    if checkpoint is not None and (beside := folder / checkpoint).is_dir():
+    # Not `Path.is_dir`, which raises for names that no file can have.
+    if checkpoint is not None and os.path.isdir(beside := folder / checkpoint):
         checkpoint = str(beside)
     return ManifestStage(
         role=entry["role"],

@@ -126,7 +126,7 @@ def resolve(
         CheckpointError: There is no such checkpoint, or it cannot be downloaded.
     """
     folder = Path(name_or_folder).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # not `Path.is_dir`, which raises for names that no file can have
         return folder.resolve()
     name = str(name_or_folder)
     if name in embedded_names():

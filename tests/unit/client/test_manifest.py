@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from carrara.manifest import ROLES, Manifest, ManifestStage, read_manifest, writ
 
 FINGERPRINTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(
-    lambda text: not Path(text).is_dir()
+    lambda text: not os.path.isdir(text)
 )
 STAGES = st.builds(
     ManifestStage,
@@ -29,6 +30,13 @@ def test_what_is_written_is_read_again(
     tmp_path_factory: pytest.TempPathFactory, stages: tuple[ManifestStage, ...]
 ) -> None:
     file = tmp_path_factory.mktemp("manifest") / "cascade.toml"
+    file.write_text(write_manifest(Manifest(stages)), encoding="utf-8")
+    assert read_manifest(file) == Manifest(stages)
+
+
+def test_a_checkpoint_may_have_a_name_that_no_folder_can_have(tmp_path: Path) -> None:
+    stages = (ManifestStage(role="decoder", stage="decoder", checkpoint="x" * 5000),)
+    file = tmp_path / "cascade.toml"
     file.write_text(write_manifest(Manifest(stages)), encoding="utf-8")
     assert read_manifest(file) == Manifest(stages)
 

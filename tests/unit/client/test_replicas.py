@@ -17,6 +17,7 @@ from carrara import (
     ResourceExhaustedError,
     StageUnavailableError,
 )
+from carrara.retry_budget import RESERVE_TOKENS
 from name_server import Names, name_server
 
 
@@ -203,7 +204,8 @@ async def test_however_many_jobs_a_draining_replica_hands_back_all_of_them_move(
         replicas[0].faults = faults
         painted = await asyncio.gather(*(cascade.generate("a circle") for _ in range(80)))
     assert sum(each.usage[1].attempts - 1 for each in painted) == 200 - len(replicas[0].faults)
-    assert 200 - len(replicas[0].faults) >= 40, "the fault took place"
+    # How many meet it depends on how fast its end is told.
+    assert 200 - len(replicas[0].faults) > RESERVE_TOKENS, "the fault took place"
     assert len(replicas[1].requests) == 80
 
 
