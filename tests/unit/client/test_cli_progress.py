@@ -17,7 +17,7 @@ from toy_stages import ToyCascade
 from carrara.cli import run
 from carrara.cli.half_blocks import UPPER_HALF
 from carrara.cli.progress import show_progress
-from carrara.results import Event, Finished, GenerationResult, Preview, Progress
+from carrara.results import Event, Finished, GenerationResult, Preview, Progress, Queued
 
 
 @pytest.fixture
@@ -118,3 +118,41 @@ def test_each_image_s_latest_preview_is_shown_until_the_end() -> None:
     for frame in re.split(r"\x1b\[1A", drawn()):
         rows = [line for line in frame.splitlines() if UPPER_HALF in line]
         assert len(rows) <= console.height - len(names) - 1
+
+
+def test_who_waits_in_a_line_is_told_where_and_how_long_until_its_first_step() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, _environ={})
+    result = object.__new__(GenerationResult)
+
+    def drawn() -> str:
+        return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+    def shown(words: str) -> None:
+        """Rich draws by itself, some times in a second."""
+        deadline = time.monotonic() + 20
+        while words not in drawn():
+            assert time.monotonic() < deadline, f"{words!r} is not shown"
+            time.sleep(0.01)
+
+    def events() -> Iterator[Event]:
+        yield Queued("generator", 0, 1, 0, 0.0)
+        assert drawn() == "", "who is next does not wait"
+        yield Queued("generator", 0, 3, 0)
+        shown("in place 3 of the line")
+        yield Queued("generator", 0, 2, 0, 12_345.0)
+        shown("in place 2 of the line, starts in about 12 s")
+        yield Queued("generator", 0, 5, 1, 20_000.0)
+        shown("2 images wait, the first in place 2 of the line, starts in about 12 s")
+        yield Progress("generator", 0, 1, 2, 0)
+        shown("in place 5 of the line, starts in about 20 s")
+        yield Progress("generator", 0, 1, 2, 1)
+        yield Queued("decoder", 1, 2, 0)
+        shown("decoder")
+        yield Finished(result)
+
+    names = ["generator", "decoder"]
+    assert show_progress(events(), names=names, num_images=2, console=console) is result
+    end = drawn().rsplit("\x1b[2K", 1)[-1]
+    assert "generator" in end
+    assert "in place" not in end
+    assert "decoder" not in end
