@@ -128,7 +128,7 @@ class DenoisingLoop:
     def _has_room(self, ticket: Ticket) -> bool:
         if not self._active:  # a job that is wider than the batch may be runs alone
             return True
-        return self.rows + self._denoiser.rows(ticket.payload.request) <= self.max_batch_rows
+        return self.rows + ticket.demand.rows <= self.max_batch_rows
 
     def _start(self, ticket: Ticket) -> None:
         began = time.perf_counter()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from carrara_models.errors import JobStateError, NumericalError
+from carrara_services.admission.demand import Demand
 from carrara_services.admission.following import follow
 from carrara_services.admission.happenings import (
     Finished,
@@ -50,7 +51,8 @@ def run(
     work = Work(request, **how)
 
     async def end() -> Finished | Suspended:
-        happenings = follow(loop.line, work, deadline=deadline, stage="generator")
+        demand = Demand(rows=len(request.conditioning))
+        happenings = follow(loop.line, work, deadline=deadline, stage="generator", demand=demand)
         async with aclosing(happenings):
             return [happening async for happening in happenings][-1]
 
