@@ -23,6 +23,11 @@ Decoders = Annotated[
     typer.Option("--decoder", envvar="CARRARA_DECODER", metavar="ADDR", help=_HELP),
 ]
 
+CascadeFile = Annotated[
+    Path | None,
+    typer.Option("--cascade", help="A manifest, in place of addresses.", metavar="FILE"),
+]
+
 
 def refuse_two_ways(
     context: typer.Context, *, checkpoint: Sequence[str] | None, cascade: Path | None

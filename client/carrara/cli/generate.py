@@ -13,7 +13,7 @@ from rich.console import Console
 
 from carrara.arguments import parse
 from carrara.cascade import Cascade
-from carrara.cli.addresses import Decoders, Generators, TextEncoders, refuse_two_ways
+from carrara.cli.addresses import CascadeFile, Decoders, Generators, TextEncoders, refuse_two_ways
 from carrara.cli.half_blocks import shows_pictures
 from carrara.cli.progress import show_progress
 from carrara.results import GenerationResult
@@ -62,9 +62,7 @@ def generate(
         int | None,
         typer.Option(min=1, help="Show them after every so many steps; --preview alone is 1."),
     ] = None,
-    cascade: Annotated[
-        Path | None, typer.Option(help="A manifest, in place of addresses.", metavar="FILE")
-    ] = None,
+    cascade: CascadeFile = None,
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(

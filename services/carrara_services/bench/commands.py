@@ -17,7 +17,13 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from carrara.aio import AsyncCascade
-from carrara.cli.addresses import Decoders, Generators, TextEncoders, refuse_two_ways
+from carrara.cli.addresses import (
+    CascadeFile,
+    Decoders,
+    Generators,
+    TextEncoders,
+    refuse_two_ways,
+)
 from carrara_models.errors import CheckpointError
 from carrara_services.bench.cascade_target import CascadeTarget
 from carrara_services.bench.class_options import read_classes
@@ -104,9 +110,7 @@ def bench(
             "for several.",
         ),
     ] = None,
-    cascade: Annotated[
-        Path | None, typer.Option(help="A manifest, in place of addresses.", metavar="FILE")
-    ] = None,
+    cascade: CascadeFile = None,
     text_encoder: TextEncoders = None,
     generator: Generators = None,
     decoder: Decoders = None,

@@ -13,6 +13,7 @@ import torch
 import typer
 
 from carrara.cli.addresses import (
+    CascadeFile,
     Decoders,
     Generators,
     TextEncoders,
@@ -67,9 +68,7 @@ def evaluate(
             "where neither is given. Repeat for a cascade of several."
         ),
     ] = None,
-    cascade: Annotated[
-        Path | None, typer.Option(help="A manifest, in place of addresses.", metavar="FILE")
-    ] = None,
+    cascade: CascadeFile = None,
     text_encoder: TextEncoders = None,
     generator: Generators = None,
     decoder: Decoders = None,
