@@ -118,3 +118,10 @@ async def test_a_request_for_other_weights_or_from_a_newer_client_is_refused(sta
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stage.stub.Encode(request)
     assert refusal(caught.value).reason == "UNKNOWN_FIELD"
+
+
+async def test_a_line_for_one_request_takes_one_with_guidance(sd1: Path):
+    async with served("text-encoder", sd1, max_queue_jobs=1) as stage:
+        for word in ("red", "green", "blue"):
+            result = await encode(stage, f"a {word} circle", f"no {word}")
+            assert len(result.conditioning.tensors) == 2

@@ -12,6 +12,9 @@ from carrara_services.serving.command_line import run_stage
 from carrara_services.serving.settings import Settings
 from carrara_services.text_encoder import ROLE
 
+# A prompt and its negative; each is a job in the line.
+_TEXTS_OF_A_REQUEST = 2
+
 
 def open_stage(settings: Settings) -> Stage:
     """Loads the text encoder and puts its engine behind its servicer."""
@@ -25,7 +28,7 @@ def open_stage(settings: Settings) -> Stage:
     part, runtime = torch_runtime.load(checkpoint, settings=settings, role=ROLE)
     engine = TextEncoderEngine(
         part,
-        max_queue_jobs=settings.max_queue_jobs,
+        max_queue_jobs=_TEXTS_OF_A_REQUEST * settings.max_queue_jobs,
         max_queue_seconds=settings.max_queue_seconds,
         max_batch_rows=torch_runtime.max_batch(
             settings, device=part.device, on_gpu=limits.MAX_BATCH_TEXTS
