@@ -36,8 +36,8 @@ class Settings(BaseSettings):
         dtype: Of the networks; None is float32 where numerics are exact and of text encoders on a
             CPU, else float16 on CUDA, and bfloat16 on a CPU that computes in it.
         num_threads: That torch computes with; None is torch's own choice. Results depend on it.
-        max_queue_jobs: How many jobs may wait; of text encoders so many requests, of up to two texts
-            each.
+        max_queue_jobs: How many jobs may wait; of text encoders so many requests, each of up to two
+            texts.
         max_queue_seconds: How long the work that waits and runs may take, at the stage's own pace,
             for more to be let in.
         max_batch_rows: Rows of the network's batch; of decoders and text encoders, which have such
