@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from carrara_models.caches import default_cache
 from carrara_models.weights import read_json, stored_tensors, weight_files
 
 # What libraries write into a config that says nothing about the numbers.
@@ -110,8 +111,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _cache_entry(parts: Mapping[str, Any], files: list[Path]) -> Path:
     states = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "carrara" / "fingerprints" / _digest({"parts": parts, "files": states})
+    return default_cache() / "fingerprints" / _digest({"parts": parts, "files": states})
 
 
 def _read_cache(entry: Path) -> str | None:
