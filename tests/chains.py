@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,23 @@ def _shown(part: Any, *, checkpoint: Checkpoint) -> Any:
     return replace(part, preview=preview)
 
 
-def paint(parts: Sequence[Any], settings: Mapping[str, Any]) -> np.ndarray:
-    """Paints one picture, uint8 [H, W, 3]; settings as of `Cascade.generate`."""
+def paint(
+    parts: Sequence[Any],
+    settings: Mapping[str, Any],
+    *,
+    before: Callable[[Denoiser, DenoisingRequest], None] = lambda part, request: None,
+) -> np.ndarray:
+    """Paints one picture, uint8 [H, W, 3]; settings as of `Cascade.generate`.
+
+    Args:
+        before: Gets each denoiser and what it is about to be asked for.
+    """
     sample: Sample | None = None
     pixels: torch.Tensor | None = None
     for part, request in requests(parts, settings):
         request = following(request, sample)
         if isinstance(part, Denoiser):
+            before(part, request)
             sample = run_alone(part, request)
             pixels = sample.tensors.get("pixels")
         else:

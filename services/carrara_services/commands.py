@@ -34,6 +34,7 @@ def serve(
     numerics: command_line.Numerics = None,
     engine: command_line.Engine = None,
     dtype: command_line.Dtype = None,
+    cache_dir: command_line.CacheDir = None,
     num_threads: command_line.NumThreads = None,
     max_queue_jobs: command_line.MaxQueueJobs = None,
     max_queue_seconds: command_line.MaxQueueSeconds = None,
@@ -78,6 +79,7 @@ def up(
     numerics: command_line.Numerics = None,
     engine: command_line.Engine = None,
     dtype: command_line.Dtype = None,
+    cache_dir: command_line.CacheDir = None,
     num_threads: command_line.NumThreads = None,
     log_level: command_line.LogLevel = "warning",
 ) -> None:
@@ -96,6 +98,7 @@ def up(
         "--numerics": numerics,
         "--engine": engine,
         "--dtype": dtype,
+        "--cache-dir": cache_dir,
         "--num-threads": num_threads,
         "--log-level": log_level,
     }

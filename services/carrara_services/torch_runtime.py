@@ -11,9 +11,11 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from carrara_models.acceleration.fast import best_precision, made_fast
+from carrara_models.acceleration import in_openvino
+from carrara_models.acceleration.fast import best_precision, engine_of, made_fast
 from carrara_models.checkpoints import Checkpoint
 from carrara_models.families import load_part
+from carrara_services.compiled_cache import compiled_cache
 from carrara_services.serving.describe import Runtime
 from carrara_services.serving.settings import Settings, SettingsError
 
@@ -50,6 +52,12 @@ def is_exact(settings: Settings, *, device: torch.device) -> bool:
     if settings.engine == "compile" and on_cpu and not any(map(shutil.which, COMPILERS)):
         wanted = " or ".join(COMPILERS)
         raise SettingsError(f"--engine compile: on a CPU it needs a C++ compiler, {wanted}")
+    if settings.engine == "openvino" and not on_cpu:
+        raise SettingsError(
+            f"--engine openvino: only on a CPU, not with --device {settings.device}"
+        )
+    if settings.engine == "openvino" and not in_openvino.is_installed():
+        raise SettingsError("--engine openvino: pip install 'carrara[openvino]'")
     return exact
 
 
@@ -94,7 +102,9 @@ def runtime_of(
             "allocated": lambda: torch.cuda.memory_allocated(device),
             "reserved": lambda: torch.cuda.memory_reserved(device),
         }
-    libraries = ("carrara", "torch", "diffusers", "transformers")
+    libraries = ["carrara", "torch", "diffusers", "transformers"]
+    if engine == "openvino":
+        libraries.append("openvino")
     return Runtime(
         exact=exact,
         engine=engine,
@@ -123,12 +133,17 @@ def load(checkpoint: Checkpoint, *, settings: Settings, role: str) -> tuple[Any,
     dtype = dtype_of(settings, device=device, exact=exact, role=role)
     part = load_part(checkpoint, device=device, dtype=dtype)
     dtype = part.dtype  # an autoencoder may insist on its own
+    engine = engine_of(part, settings.engine)
+    if engine == "openvino" and dtype not in in_openvino.precisions():
+        known = " or ".join(name for name, of in DTYPES.items() if of in in_openvino.precisions())
+        raise SettingsError(f"--dtype: with --engine openvino this CPU computes in {known}")
     if not exact:
-        part = made_fast(part, engine=settings.engine, tile_size=settings.tile_size)
+        cache = None if engine == "torch" else compiled_cache(settings.cache_dir)
+        part = made_fast(part, engine=engine, tile_size=settings.tile_size, cache=cache)
     if settings.also_accepts:
         ports = (replace(port, also_accepts=settings.also_accepts) for port in part.consumes)
         part = replace(part, consumes=tuple(ports))
-    return part, runtime_of(device, dtype=dtype, exact=exact, engine=settings.engine)
+    return part, runtime_of(device, dtype=dtype, exact=exact, engine=engine)
 
 
 def _quiet_libraries() -> None:

@@ -5,5 +5,8 @@
 | `networks.py` | finds a part's networks |
 | `in_torch.py` | torch's own kernels, in any precision; compiled if wanted |
 | `tiles.py` | large pictures decoded in tiles |
+| `in_openvino.py` | OpenVINO's kernels, for CPUs |
+| `warm_up.py` | what is made ready for a shape before a stage serves |
+| `calls.py` | what a network is called with |
 | `fast.py` | makes a part fast: which engine does what |
 """

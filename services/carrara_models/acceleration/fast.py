@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from carrara_models.acceleration import in_torch
+from carrara_models.acceleration import in_openvino, in_torch
 from carrara_models.acceleration.networks import networks_of
 from carrara_models.acceleration.tiles import use_tiles
 from carrara_models.parts import Decoder, Denoiser, Numerics
 
-Engine = Literal["torch", "compile"]
+Engine = Literal["torch", "compile", "openvino"]
 
 # Of networks that are compiled for each shape.
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32)
@@ -26,16 +27,23 @@ def best_precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
-def made_fast(part: Any, *, engine: Engine, tile_size: int) -> Any:
+def engine_of(part: Any, engine: Engine) -> Engine:
+    """What a part's networks run on where `engine` is asked for: only denoisers are compiled."""
+    return engine if isinstance(part, Denoiser) else "torch"
+
+
+def made_fast(part: Any, *, engine: Engine, tile_size: int, cache: Path | None = None) -> Any:
     """A part whose networks compute as they were loaded; what it takes and makes is float32.
 
-    A text encoder stays as it is, and only denoisers are compiled.
+    A text encoder stays as it is.
 
     Args:
         part: It is changed, and of no use any more.
         tile_size: Pixels a side of the tiles in which a decoder decodes larger pictures.
+        cache: The folder where engines keep what they have compiled, which may hold pickles: the
+            operator's own. None: OpenVINO keeps nothing, and torch in a place of its own.
     """
-    compiled = engine == "compile" and isinstance(part, Denoiser)
+    engine = engine_of(part, engine)
     if isinstance(part, Denoiser):
         networks = list(networks_of(part).values())  # type: ignore[arg-type]
     elif isinstance(part, Decoder):
@@ -50,7 +58,14 @@ def made_fast(part: Any, *, engine: Engine, tile_size: int) -> Any:
         ]
     else:
         return replace(part, numerics=Numerics(exact=False))
+    if engine == "compile" and cache is not None:
+        in_torch.keep_compiled(cache / "torch")
     for network in networks:
-        in_torch.accelerate(network, precision=part.dtype, compiled=compiled)
-    numerics = Numerics(exact=False, row_buckets=ROW_BUCKETS if compiled else ())
+        if engine == "openvino":
+            in_openvino.accelerate(
+                network, precision=part.dtype, cache=cache and cache / "openvino"
+            )
+        else:
+            in_torch.accelerate(network, precision=part.dtype, compiled=engine == "compile")
+    numerics = Numerics(exact=False, row_buckets=ROW_BUCKETS if engine == "compile" else ())
     return replace(part, dtype=torch.float32, numerics=numerics)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from carrara_models.acceleration import in_torch
 from carrara_models.acceleration.networks import networks_of
+from carrara_models.acceleration.warm_up import WarmedForward, warming_up
 from carrara_models.contracts import Contract, Kind
 from carrara_models.parts import Denoiser, DenoisingRequest, Sample
 from carrara_services.admission.following import follow
@@ -98,19 +98,20 @@ class DenoisingEngine:
         """
         smallest = warm_up_request(self.part)
         request = replace(smallest, height=None, width=None)
-        if self.part.numerics.row_buckets:
-            await asyncio.to_thread(self._compile, request)
+        networks = networks_of(self.part).values()  # type: ignore[arg-type]
+        if any(isinstance(network.forward, WarmedForward) for network in networks):
+            await asyncio.to_thread(self._compile, request, networks)
         await self._run_to_the_end(smallest)
         expected = self.line.seconds(demand_of(self.part, Work(request)).cost)
         if request != smallest and expected is not None and expected < _MAX_WARM_UP_SECONDS:
             await self._run_to_the_end(request)
 
     @torch.inference_mode()
-    def _compile(self, request: DenoisingRequest) -> None:
+    def _compile(self, request: DenoisingRequest, networks: Iterable[torch.nn.Module]) -> None:
         """For as many rows as the batch may have."""
         job = self.part.start(request)
-        with in_torch.compiling(networks_of(self.part).values()):  # type: ignore[arg-type]
-            for rows in self.part.numerics.row_buckets:
+        with warming_up(networks):
+            for rows in self.part.numerics.row_buckets or (max(2, job.rows),):
                 if job.rows <= rows <= max(self.max_batch_rows, job.rows):
                     self.part.predict([job] * (rows // job.rows))
 

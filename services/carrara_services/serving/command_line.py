@@ -45,13 +45,20 @@ Numerics = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    typer.Option(help="Of fast numerics: torch or compile. [CARRARA_ENGINE; torch]"),
+    typer.Option(help="Of fast numerics: torch, compile or openvino. [CARRARA_ENGINE; torch]"),
 ]
 Dtype = Annotated[
     str | None,
     typer.Option(
         help="float32, float16 or bfloat16. [CARRARA_DTYPE; float32 where exact, else what the "
         "device is fast in]"
+    ),
+]
+CacheDir = Annotated[
+    str | None,
+    typer.Option(
+        help="Where engines keep what they have compiled for the next start; nobody else may write "
+        "there. [CARRARA_CACHE_DIR; ~/.cache/carrara]"
     ),
 ]
 NumThreads = Annotated[
@@ -132,6 +139,7 @@ def run_stage(role: str, open_stage: Callable[[Settings], app.Stage]) -> None:
         numerics: Numerics = None,
         engine: Engine = None,
         dtype: Dtype = None,
+        cache_dir: CacheDir = None,
         num_threads: NumThreads = None,
         max_queue_jobs: MaxQueueJobs = None,
         max_queue_seconds: MaxQueueSeconds = None,

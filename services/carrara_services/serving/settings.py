@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
@@ -12,7 +13,7 @@ from carrara_services.serving import limits
 LogLevel = Literal["debug", "info", "warning", "error"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Numerics = Literal["exact", "fast"]
-Engine = Literal["torch", "compile"]
+Engine = Literal["torch", "compile", "openvino"]
 
 
 class SettingsError(ValueError):
@@ -32,9 +33,12 @@ class Settings(BaseSettings):
         device: cpu, cuda or cuda:N.
         numerics: exact: each picture has the bits that it would have alone. fast: as quick as the
             device can. None is exact on CPU and fast on CUDA.
-        engine: What runs fast networks: torch's kernels, or torch.compile's for the usual shapes.
+        engine: What runs fast networks: torch's kernels, or for the usual shapes torch.compile's or
+            OpenVINO's, which is an extra and for CPUs.
         dtype: Of the networks; None is float32 where numerics are exact and of text encoders on a
             CPU, else float16 on CUDA, and bfloat16 on a CPU that computes in it.
+        cache_dir: Where engines keep what they have compiled, which the next start then finds; this
+            user's alone. None is the user's cache.
         num_threads: That torch computes with; None is torch's own choice. Results depend on it.
         max_queue_jobs: How many jobs may wait; of text encoders so many requests, each of up to two
             texts.
@@ -65,6 +69,7 @@ class Settings(BaseSettings):
     numerics: Numerics | None = None
     engine: Engine = "torch"
     dtype: Dtype | None = None
+    cache_dir: Path | None = None
     num_threads: int | None = Field(default=None, ge=1)
     max_queue_jobs: int = Field(default=limits.MAX_QUEUE_JOBS, ge=1)
     max_queue_seconds: float = Field(default=limits.MAX_QUEUE_SECONDS, gt=0, le=86400)

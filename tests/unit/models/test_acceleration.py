@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
+import openvino_telemetry
 import pytest
 import torch
 
-from carrara_models.acceleration.in_torch import CompiledForward, accelerate, compiling
+from carrara_models.acceleration import in_openvino
+from carrara_models.acceleration.in_torch import accelerate
+from carrara_models.acceleration.warm_up import WarmedForward, warming_up
 from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.job import DenoisingJob
+from carrara_models.errors import CheckpointError
 from carrara_models.parts import Numerics
 
 
@@ -30,9 +35,10 @@ class Network(torch.nn.Module):
         return (self.conv(x) + encoder_hidden_states.mean() + t.mean().to(x.dtype),)
 
 
-def call(network: Network, *, rows: int = 2, tokens: int = 5) -> torch.Tensor:
+def call(network: Network, *, rows: int = 2, tokens: int = 5, side: int = 8) -> torch.Tensor:
     embeds = torch.ones(rows, tokens, 8)
-    (made,) = network(torch.ones(rows, 4, 8, 8), torch.ones(rows), encoder_hidden_states=embeds)
+    pixels = torch.ones(rows, 4, side, side)
+    (made,) = network(pixels, torch.ones(rows), encoder_hidden_states=embeds)
     return made
 
 
@@ -58,8 +64,8 @@ def test_only_what_was_met_in_the_warm_up_is_compiled_and_tokens_are_left_open()
         for tokens in (5, 9)
     }
     accelerate(network, precision=torch.float32, compiled=True)
-    assert isinstance(network.forward, CompiledForward)
-    with torch.inference_mode(), compiling([network]):
+    assert isinstance(network.forward, WarmedForward)
+    with torch.inference_mode(), warming_up([network]):
         call(network, rows=2, tokens=5)
     for (rows, tokens), picture in expected.items():
         network.seen.clear()
@@ -68,6 +74,91 @@ def test_only_what_was_met_in_the_warm_up_is_compiled_and_tokens_are_left_open()
         torch.testing.assert_close(made, picture)
         # What is compiled takes no notes.
         assert bool(network.seen) == (rows == 1)
+
+
+def on_openvino(network: Network, *, cache: Path | None = None) -> Network:
+    precision = network.conv.weight.dtype
+    in_openvino.accelerate(network, precision=precision, cache=cache)
+    with torch.inference_mode(), warming_up([network]):
+        call(network)
+    network.seen.clear()
+    return network
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_openvino_takes_any_rows_and_tokens_and_torch_other_sizes(
+    dtype: str, tolerance: float
+) -> None:
+    plain = Network()
+    shapes = [(rows, tokens, side) for rows in (1, 2, 5) for tokens in (5, 9) for side in (8, 12)]
+    expected = {
+        (rows, tokens, side): call(plain, rows=rows, tokens=tokens, side=side)
+        for rows, tokens, side in shapes
+    }
+    network = on_openvino(plain.to(getattr(torch, dtype)))
+    for (rows, tokens, side), picture in expected.items():
+        network.seen.clear()
+        with torch.inference_mode():
+            made = call(network, rows=rows, tokens=tokens, side=side)
+        assert made.dtype == torch.float32
+        torch.testing.assert_close(made, picture, rtol=tolerance, atol=tolerance)
+        assert bool(network.seen) == (side == 12), "what torch ran, the network has seen"
+
+
+def test_what_openvino_gave_stays_when_it_is_called_again() -> None:
+    network = on_openvino(Network())
+    first = call(network)
+    kept = first.clone()
+    call(network, tokens=9)
+    torch.testing.assert_close(first, kept, rtol=0, atol=0)
+
+
+def test_openvino_compiles_once_and_again_for_other_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    network = on_openvino(Network(), cache=tmp_path)
+    compiled = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert compiled
+    equal = Network()
+    equal.conv.load_state_dict(network.conv.state_dict())
+    made = call(on_openvino(equal, cache=tmp_path))
+    torch.testing.assert_close(made, call(network), rtol=0, atol=0)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == compiled
+    on_openvino(Network(), cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) > len(compiled)
+    told = [record.message for record in caplog.records if record.message.startswith("OpenVINO")]
+    assert ["earlier start" in message for message in told] == [False, True, False]
+
+
+def test_a_broken_file_of_an_earlier_start_is_made_anew(tmp_path: Path) -> None:
+    network = on_openvino(Network(), cache=tmp_path)
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"broken" * 100)
+    equal = Network()
+    equal.conv.load_state_dict(network.conv.state_dict())
+    made = call(on_openvino(equal, cache=tmp_path))
+    torch.testing.assert_close(made, call(network))
+
+
+def test_what_openvino_cannot_convert_is_named() -> None:
+    class Strange(Network):
+        def forward(self, *arguments: Any, **named: Any) -> Any:
+            raise ValueError("no such thing")
+
+    with pytest.raises(CheckpointError, match=r"OpenVINO cannot convert Strange.*no such thing"):
+        on_openvino(Strange())
+
+
+def test_nobody_is_told_over_the_network_that_openvino_converts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(
+        openvino_telemetry.Telemetry, "send_event", lambda *what, **more: told.append(what)
+    )
+    on_openvino(Network())
+    assert not told
 
 
 def test_rows_are_filled_up_to_a_bucket_and_cut_off_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,7 @@ def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch, name: str
         "numerics": "fast",
         "engine": "compile",
         "dtype": "bfloat16",
+        "cache_dir": Path("/somewhere"),
         "num_threads": 3,
         "max_queue_jobs": 3,
         "max_queue_seconds": 3.5,
@@ -57,6 +59,7 @@ def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch, name: str
         ("device", "tpu"),
         ("dtype", "int8"),
         ("numerics", "quick"),
+        ("engine", "tensorrt"),
     ],
 )
 def test_a_refusal_names_flag_variable_and_value(name: str, value: object):
