@@ -218,6 +218,11 @@ class WaitingLine:
         with self._changed:
             self._pace.tell(rows=rows, cost=cost, seconds=seconds)
 
+    def forget_pace(self) -> None:
+        """Forgets how long work has taken: what a cold worker does says nothing of what comes."""
+        with self._changed:
+            self._pace = Pace()
+
     def seconds(self, cost: float) -> float | None:
         """How long so much work takes; None before the worker's pace is known."""
         return self._pace.seconds(cost)

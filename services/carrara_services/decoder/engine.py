@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncIterator, Hashable, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from carrara_models.contracts import Kind
 from carrara_models.parts import Decoder, DenoisingRequest, Sample
 from carrara_models.pixels import handed_on
 from carrara_services.admission.demand import Demand
-from carrara_services.admission.following import finished, follow
+from carrara_services.admission.following import follow
 from carrara_services.admission.happenings import Finished, Suspended, UnderWay
 from carrara_services.admission.line import WaitingLine
 from carrara_services.decoder import ROLE
@@ -82,7 +83,7 @@ class DecoderEngine:
         return follow(self.line, work, deadline=deadline, stage=ROLE, demand=demand)
 
     async def warm_up(self) -> None:
-        """Decodes a small black sample, on the path that requests take."""
+        """Decodes a black sample, on the path that requests take; twice, as the first is cold."""
         contract = self.part.consumes[0].contract
         side = _WARM_UP_CELLS * contract.size_factor
         sample = Sample(
@@ -94,7 +95,11 @@ class DecoderEngine:
             width=side,
         )
         request = DenoisingRequest(conditioning={}, random_state=0, sample=sample)
-        await finished(self.worker.line, Work(request), deadline=None, stage=ROLE)
+        for _ in range(2):
+            self.line.forget_pace()
+            async with contextlib.aclosing(self.run(Work(request), deadline=None)) as happenings:  # type: ignore[type-var]
+                async for _ in happenings:
+                    pass
 
     def hand_back(self) -> None:
         """Refuses new work and hands back what waits; what runs is finished."""

@@ -170,10 +170,12 @@ class TextEncoderEngine:
         return flight
 
     async def warm_up(self) -> None:
-        """Encodes an empty prompt on the path that requests take."""
+        """Encodes an empty prompt on the path that requests take; twice, as the first is cold."""
         texts = Texts(prompt="", negative=True)
-        for piece in self.part.split(texts):
-            await finished(self.worker.line, piece, deadline=None, stage=ROLE)
+        for _ in range(2):
+            self.worker.line.forget_pace()
+            for piece in self.part.split(texts):
+                await finished(self.worker.line, piece, deadline=None, stage=ROLE)
 
     @torch.inference_mode()
     def _encode(self, pieces: Sequence[Texts]) -> list[Encoded | NumericalError]:
