@@ -16,6 +16,7 @@ from carrara_models.acceleration.fast import best_precision, engine_of, made_fas
 from carrara_models.checkpoints import Checkpoint
 from carrara_models.families import load_part
 from carrara_services.compiled_cache import compiled_cache
+from carrara_services.denoising.memory_probe import CudaMemory
 from carrara_services.serving.describe import Runtime
 from carrara_services.serving.settings import Settings, SettingsError
 
@@ -72,6 +73,13 @@ def dtype_of(settings: Settings, *, device: torch.device, exact: bool, role: str
     if exact or (role == "text-encoder" and device.type == "cpu"):
         return torch.float32
     return best_precision(device)
+
+
+def memory_to_fit(settings: Settings, *, device: torch.device) -> CudaMemory | None:
+    """What a batch of a denoiser has to fit into, where nobody says how many rows it may have."""
+    if device.type == "cpu" or settings.max_batch_rows is not None:
+        return None
+    return CudaMemory(device)
 
 
 def max_batch(settings: Settings, *, device: torch.device, on_gpu: int) -> int:

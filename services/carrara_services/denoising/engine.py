@@ -20,6 +20,8 @@ from carrara_services.admission.happenings import Finished, Suspended, UnderWay
 from carrara_services.admission.line import WaitingLine
 from carrara_services.denoising.demand import demand_of
 from carrara_services.denoising.loop import DenoisingLoop
+from carrara_services.denoising.memory_probe import DeviceMemory, rows_that_fit
+from carrara_services.device_memory import is_out_of_memory, release_memory
 from carrara_services.work import Work
 
 # Of a consumer that the warm-up invents for a denoiser without the VAE.
@@ -33,6 +35,9 @@ _MAX_WARM_UP_SECONDS = 10.0
 
 class DenoisingEngine:
     """One denoiser and the loop that runs its jobs.
+
+    Args:
+        memory: What the batch has to fit into; None: it may have all of `max_batch_rows`.
 
     Attributes:
         resumable: Whether its jobs may end suspended.
@@ -50,8 +55,10 @@ class DenoisingEngine:
         max_queue_jobs: int,
         max_queue_seconds: float = math.inf,
         max_batch_rows: int,
+        memory: DeviceMemory | None = None,
     ) -> None:
         self.part = part
+        self._memory = memory
         self.loop = DenoisingLoop(
             part,
             max_queue_jobs=max_queue_jobs,
@@ -92,19 +99,42 @@ class DenoisingEngine:
     async def warm_up(self) -> None:
         """Makes the smallest picture in two steps, on the path that requests take.
 
-        Networks that are to be compiled are compiled first, for pictures of the default size.
+        Networks that are to be compiled are compiled first, for pictures of the default size. The
+        smallest is made twice, as what was cold says nothing of the loop's pace. Then one of the
+        default size, from which the loop knows its pace, unless that takes long.
 
-        Then one of the default size, from which the loop knows its pace, unless that takes long.
+        In the end, rows of the default size are fitted into the memory.
         """
         smallest = warm_up_request(self.part)
         request = replace(smallest, height=None, width=None)
         networks = networks_of(self.part).values()  # type: ignore[arg-type]
         if any(isinstance(network.forward, WarmedForward) for network in networks):
             await asyncio.to_thread(self._compile, request, networks)
-        await self._run_to_the_end(smallest)
+        for _ in range(2):
+            self.line.forget_pace()
+            await self._run_to_the_end(smallest)
         expected = self.line.seconds(demand_of(self.part, Work(request)).cost)
         if request != smallest and expected is not None and expected < _MAX_WARM_UP_SECONDS:
+            self.line.forget_pace()
             await self._run_to_the_end(request)
+        if self._memory is not None:
+            self.line.width = await asyncio.to_thread(self._rows_that_fit, request, self._memory)
+
+    @torch.inference_mode()
+    def _rows_that_fit(self, request: DenoisingRequest, memory: DeviceMemory) -> int:
+        job = self.part.start(request)
+        try:
+            return rows_that_fit(
+                lambda rows: self.part.predict([job] * (rows // job.rows)),
+                memory=memory,
+                rows=job.rows,
+                most=self.max_batch_rows,
+            )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        release_memory()
+        return job.rows
 
     @torch.inference_mode()
     def _compile(self, request: DenoisingRequest, networks: Iterable[torch.nn.Module]) -> None:

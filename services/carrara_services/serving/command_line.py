@@ -78,7 +78,8 @@ MaxBatchRows = Annotated[
     int | None,
     typer.Option(
         help="Rows of a batch; with fast numerics also a decoder's pictures, a text encoder's "
-        "texts. [CARRARA_MAX_BATCH_ROWS; 32, and on a GPU 8 pictures or 16 texts]"
+        "texts. [CARRARA_MAX_BATCH_ROWS; 32, on a GPU as many of them as fit, 8 pictures, "
+        "16 texts]"
     ),
 ]
 MaxWaitMs = Annotated[
