@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -20,6 +21,7 @@ from carrara_services.admission.happenings import (
     Queued,
     Suspended,
 )
+from carrara_services.admission.line import Ticket
 from carrara_services.denoising.loop import DenoisingLoop
 from carrara_services.refusals import (
     DeadlineError,
@@ -143,6 +145,27 @@ async def test_a_cancelled_job_is_not_in_the_next_call_and_its_neighbour_does_no
     # The third call had begun when the job was cancelled; the fourth is without it.
     assert generator.calls == [[1], [1, 2], [1, 2], [2]]
     assert sample.tensors["latents"].item() == alone(2)
+
+
+async def test_each_of_a_thousand_abandoned_jobs_takes_one_more_step_at_most():
+    draw, many = random.Random(0), 10**6
+    done: dict[Ticket, float] = {}  # when each had just been abandoned
+    with looping(ToyGenerator(), max_queue_jobs=16, max_batch_rows=16) as loop:
+        living: list[Ticket] = []
+        while len(done) < 1000:
+            while len(living) < 16:
+                work = Work(toy_request(len(done), steps=many))
+                living.append(loop.line.submit(work, listener=lambda _: None))
+            await asyncio.sleep(draw.choice((0, 0, 0.001, 0.003)))
+            ticket = living.pop(draw.randrange(16))
+            loop.line.abandon(ticket)
+            done[ticket] = ticket.share_done
+        for ticket in living:
+            loop.line.abandon(ticket)
+        await until(lambda: not loop.line.running)
+    assert sum(share > 0 for share in done.values()) > 500, "they must have been running"
+    more = [round((ticket.share_done - share) * many) for ticket, share in done.items()]
+    assert max(more) <= 1
 
 
 async def test_an_abandoned_job_leaves_the_line_at_once_while_the_device_is_busy():
