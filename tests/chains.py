@@ -98,8 +98,8 @@ def requests(
     """Each part that is no text encoder, with its request; the samples come when they are made."""
     settings = dict(settings)
     seed = settings.pop("seed")
-    encoders = [part for part in parts if hasattr(part, "encode")]
-    painters = [part for part in parts if not hasattr(part, "encode")]
+    encoders = [part for part in parts if hasattr(part, "split")]
+    painters = [part for part in parts if not hasattr(part, "split")]
     # As the SDK does: the negative half is encoded if any stage is guided.
     guided = any(_is_guided(part, settings) for part in painters)
     conditionings = [_encode(encoder, settings, guided=guided) for encoder in encoders]

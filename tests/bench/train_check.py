@@ -3,9 +3,10 @@
     python tests/bench/train_check.py            # an hour or two on two cores
     python tests/bench/train_check.py --part clip --part prior
 
-Each stands behind the parts before it, as this check trained them. A run that an earlier check
-ended in the same folder is not trained again. What each has to reach is not stated yet: the scores
-have not been measured.
+Each stands behind the parts before it, as this check trained them; super-resolution behind the T5
+that ships. A run that an earlier check ended in the same folder is not trained again. What a part
+has to reach lies well below what it has reached once, as another machine rounds otherwise; of
+super-resolution and the unconditional model nothing is stated yet: they have not been measured.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+T5 = Path("services/carrara_models/embedded/drawn-pixel/base")
 CARRARA = Path(sys.executable).with_name("carrara")
 
 
@@ -45,20 +47,22 @@ class Check:
 
 
 CHECKS = (
-    Check("text-encoder", ("loop.steps=1000",), "read_all_en"),
-    Check("autoencoder", ("loop.steps=1000",), "all_right"),
+    Check("text-encoder", ("loop.steps=1000",), "read_all_en", 0.9),
+    Check("autoencoder", ("loop.steps=1000",), "all_right", 0.7),
     Check(
         "clip",
         ("text_encoder={text-encoder}", "shape.text_layers=2", "loop.steps=800"),
         "found_its_picture",
+        0.7,
     ),
     Check(
         "generator",
         ("text_encoder={text-encoder}", "autoencoder={autoencoder}", "loop.steps=1600"),
         "background",
+        0.8,
     ),
-    Check("prior", ("clip={clip}", "loop.steps=1500"), "found_its_picture"),
-    Check("super-resolution", ("text_encoder={text-encoder}", "loop.steps=1000"), "object_count"),
+    Check("prior", ("clip={clip}", "loop.steps=1500"), "found_its_picture", 0.75),
+    Check("super-resolution", (f"text_encoder={T5}", "loop.steps=1000"), "object_count"),
     Check("unconditional", ("loop.steps=1600",), "loss"),
 )
 

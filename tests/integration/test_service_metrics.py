@@ -273,7 +273,7 @@ async def test_a_text_is_a_job_that_ends_with_the_last_that_waits_for_it(
         def encoding(text: str, **options: object):
             return text_encoder.stub.Encode(text_encoder_pb2.EncodeRequest(prompt=text), **options)
 
-        with held(monkeypatch, ClipTextEncoder, "encode_text") as called:
+        with held(monkeypatch, ClipTextEncoder, "encode") as called:
             patient, hasty = encoding("red"), encoding("red", timeout=3)
             running = asyncio.gather(patient)
             # Only then the others: the worker must have taken this text and none of theirs.
@@ -389,7 +389,7 @@ async def test_the_serving_gauge_says_what_the_health_says_of_a_worker_that_hang
     sd1: Path, monkeypatch: pytest.MonkeyPatch
 ):
     async with served("text-encoder", sd1) as text_encoder:
-        with held(monkeypatch, ClipTextEncoder, "encode_text") as called:
+        with held(monkeypatch, ClipTextEncoder, "encode") as called:
             text = asyncio.ensure_future(encode(text_encoder, "red"))
             await was_called(called)
             await until(lambda: read(text_encoder, "carrara_serving") == 0)

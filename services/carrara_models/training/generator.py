@@ -189,6 +189,8 @@ def train_generator(
     condition: _Condition
     if settings.text_encoder is not None:
         texts = FrozenTextEncoder(settings.text_encoder, cache=settings.embedding_cache)
+        if vae is None:
+            texts.check_tells_pixels()
         condition = _Captions(texts, vae, sampler)
     else:
         assert settings.clip is not None

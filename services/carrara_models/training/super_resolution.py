@@ -89,6 +89,7 @@ def train_super_resolution(
         raise RecipeError(f"crop is {settings.crop}, of pictures of {settings.resolution} pixels")
     loop, objective = settings.loop, settings.objective
     texts = FrozenTextEncoder(settings.text_encoder, cache=settings.embedding_cache)
+    texts.check_tells_pixels()
     large_size = {"height": settings.resolution, "width": settings.resolution}
     source = open_source(settings.data, seed=loop.seed, **large_size)
     measured = open_measured(settings.data, **large_size)

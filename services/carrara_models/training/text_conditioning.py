@@ -11,7 +11,9 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 from carrara_models.drawn_world.captions import without_colours
 from carrara_models.fingerprints import component_fingerprint, stage_fingerprint
 from carrara_models.training.data.embedding_cache import EmbeddingCache
+from carrara_models.training.errors import RecipeError
 from carrara_models.training.run_folders import component_of
+from carrara_models.training.t5 import MAX_TOKENS
 
 PROMPT_EMBEDS = "prompt_embeds"
 
@@ -50,6 +52,20 @@ class FrozenTextEncoder:
                 name: component_fingerprint(folder, name) for name in ("tokenizer", "text_encoder")
             }
             self._cache = EmbeddingCache(cache, fingerprint=stage_fingerprint(parts))
+
+    def check_tells_pixels(self) -> None:
+        """Refuses what cannot tell a denoiser of pixels its captions.
+
+        Raises:
+            RecipeError: It takes fewer tokens than DeepFloyd IF's pipelines, which paint the
+                samples and are what is exported, pad every caption to.
+        """
+        most = getattr(self.model.config, "max_position_embeddings", MAX_TOKENS)  # T5 has none
+        if most < MAX_TOKENS:
+            raise RecipeError(
+                f"text_encoder takes {most} tokens; a denoiser of pixels is told captions of "
+                f"{MAX_TOKENS}: a T5 is, as `carrara train text-encoder --set kind=t5` makes"
+            )
 
     @property
     def width(self) -> int:

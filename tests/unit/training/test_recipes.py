@@ -92,6 +92,15 @@ def test_what_is_wrong_with_a_recipe_is_told_by_name(
     assert message in refusal("generator", "--output", tmp_path / "run", *options)
 
 
+@pytest.mark.parametrize("part", ["generator", "super-resolution"])
+def test_a_clip_of_few_tokens_tells_no_pixels(runs: Any, tmp_path: Path, part: str) -> None:
+    """Before the first step, as it is seen when the first samples are painted."""
+    behind = f"text_encoder={runs.of('text-encoder')}"
+    told = refusal(part, "--output", tmp_path / "run", "--set", behind)
+    assert "text_encoder takes 48 tokens; a denoiser of pixels is told captions of 77" in told
+    assert "--set kind=t5" in told
+
+
 def test_a_recipe_of_another_part_or_no_recipe_is_refused(runs: Any, tmp_path: Path) -> None:
     assert "part is 'prior'; this command trains 'generator'" in refusal(
         "generator", "--config", runs.of("prior"), "--output", tmp_path
