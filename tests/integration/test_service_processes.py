@@ -100,7 +100,8 @@ def test_describe_tells_what_the_address_is_and_what_fits_it(cascade: Cascade, s
         assert answer.max_pixels == 2048 * 2048
         assert answer.provenance.num_threads == 1
         assert answer.provenance.numerics == stage_pb2.NUMERICS_EXACT
-        assert answer.load.max_queue_jobs == 64
+        texts = 2 if answer is encoder else 1  # of a request
+        assert answer.load.max_queue_jobs == 64 * texts
         assert set(answer.provenance.versions) == {"carrara", "torch", "diffusers", "transformers"}
 
 
