@@ -142,8 +142,8 @@ def load(checkpoint: Checkpoint, *, settings: Settings, role: str) -> tuple[Any,
     part = load_part(checkpoint, device=device, dtype=dtype)
     dtype = part.dtype  # an autoencoder may insist on its own
     engine = engine_of(part, settings.engine)
-    if engine == "openvino" and dtype not in in_openvino.precisions():
-        known = " or ".join(name for name, of in DTYPES.items() if of in in_openvino.precisions())
+    if engine == "openvino" and dtype not in (able := in_openvino.precisions()):
+        known = " or ".join(name for name, of in DTYPES.items() if of in able)
         raise SettingsError(f"--dtype: with --engine openvino this CPU computes in {known}")
     if not exact:
         cache = None if engine == "torch" else compiled_cache(settings.cache_dir)

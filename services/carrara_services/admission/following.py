@@ -90,9 +90,12 @@ async def finished(
     demand: Demand = PLAIN,
 ) -> Finished:
     """Submits work that is never suspended and waits for its end; raises as `follow` does."""
-    async with contextlib.aclosing(
-        follow(line, payload, deadline=deadline, stage=stage, demand=demand)  # type: ignore[type-var]
-    ) as happenings:
+    return await end_of(follow(line, payload, deadline=deadline, stage=stage, demand=demand))
+
+
+async def end_of(work: AsyncIterator[UnderWay | Finished | Suspended]) -> Finished:
+    """Waits for the end of work that is followed and never suspended."""
+    async with contextlib.aclosing(work) as happenings:  # type: ignore[type-var]
         async for happening in happenings:
             if isinstance(happening, Finished):
                 return happening

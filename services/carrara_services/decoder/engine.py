@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import AsyncIterator, Hashable, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from carrara_models.contracts import Kind
 from carrara_models.parts import Decoder, DenoisingRequest, Sample
 from carrara_models.pixels import handed_on
 from carrara_services.admission.demand import Demand
-from carrara_services.admission.following import follow
+from carrara_services.admission.following import end_of, follow
 from carrara_services.admission.happenings import Finished, Suspended, UnderWay
 from carrara_services.admission.line import WaitingLine
 from carrara_services.decoder import ROLE
@@ -97,9 +96,7 @@ class DecoderEngine:
         request = DenoisingRequest(conditioning={}, random_state=0, sample=sample)
         for _ in range(2):
             self.line.forget_pace()
-            async with contextlib.aclosing(self.run(Work(request), deadline=None)) as happenings:  # type: ignore[type-var]
-                async for _ in happenings:
-                    pass
+            await end_of(self.run(Work(request), deadline=None))
 
     def hand_back(self) -> None:
         """Refuses new work and hands back what waits; what runs is finished."""

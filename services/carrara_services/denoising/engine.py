@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -15,7 +14,7 @@ from carrara_models.acceleration.networks import networks_of
 from carrara_models.acceleration.warm_up import WarmedForward, warming_up
 from carrara_models.contracts import Contract, Kind
 from carrara_models.parts import Denoiser, DenoisingRequest, Sample
-from carrara_services.admission.following import follow
+from carrara_services.admission.following import end_of, follow
 from carrara_services.admission.happenings import Finished, Suspended, UnderWay
 from carrara_services.admission.line import WaitingLine
 from carrara_services.denoising.demand import demand_of
@@ -112,11 +111,11 @@ class DenoisingEngine:
             await asyncio.to_thread(self._compile, request, networks)
         for _ in range(2):
             self.line.forget_pace()
-            await self._run_to_the_end(smallest)
+            await end_of(self.run(Work(smallest), deadline=None))
         expected = self.line.seconds(demand_of(self.part, Work(request)).cost)
         if request != smallest and expected is not None and expected < _MAX_WARM_UP_SECONDS:
             self.line.forget_pace()
-            await self._run_to_the_end(request)
+            await end_of(self.run(Work(request), deadline=None))
         if self._memory is not None:
             self.line.width = await asyncio.to_thread(self._rows_that_fit, request, self._memory)
 
@@ -144,11 +143,6 @@ class DenoisingEngine:
             for rows in self.part.numerics.row_buckets or (max(2, job.rows),):
                 if job.rows <= rows <= max(self.max_batch_rows, job.rows):
                     self.part.predict([job] * (rows // job.rows))
-
-    async def _run_to_the_end(self, request: DenoisingRequest) -> None:
-        async with contextlib.aclosing(self.run(Work(request), deadline=None)) as happenings:  # type: ignore[type-var]
-            async for _ in happenings:
-                pass
 
     def close(self) -> None:
         """Ends the loop's thread; what runs is finished."""
