@@ -19,7 +19,12 @@ from carrara_models.errors import NumericalError
 from carrara_models.parts import Described, Encoded, Texts
 from carrara_models.text_encoders.encodings import encode_pieces, encodings
 from carrara_models.text_encoders.options import clip_skip_argument, text_arguments
-from carrara_models.text_encoders.tokens import check_vocabulary, cut_words, load_tokenizer
+from carrara_models.text_encoders.tokens import (
+    check_vocabulary,
+    cut_words,
+    load_tokenizer,
+    read_texts,
+)
 
 
 @dataclass(frozen=True)
@@ -64,14 +69,10 @@ class ClipPairTextEncoder(Described):
         if kind.prompt is not None:
             prefix, clip_skip = "", kind.clip_skip
         names = (f"{prefix}prompt", f"{prefix}prompt_2")
-        firsts = [getattr(piece, names[0]) or "" for piece in pieces]
-        seconds = [getattr(piece, names[1]) for piece in pieces]
         pipeline = self.pipeline
         with self._tokenizing:
             embeds, _, pooled, _ = pipeline.encode_prompt(
-                firsts,
-                # As the pipeline does where it is given none.
-                [second or first for first, second in zip(firsts, seconds, strict=True)],
+                *read_texts(pieces, names),
                 device=self.device,
                 do_classifier_free_guidance=False,
                 clip_skip=clip_skip,

@@ -33,11 +33,14 @@ def encodings(
         tensors: By name; as many rows for each piece as for the others.
         cuts: For each piece, the words of each field that were cut; "" where all fitted.
     """
-    rows = {name: tensor.chunk(len(cuts)) for name, tensor in tensors.items()}
+    rows: dict[str, Sequence[torch.Tensor]] = {
+        # Cloned, as they are remembered, and a part of a tensor keeps all of it in memory.
+        name: [tensor] if len(cuts) == 1 else [part.clone() for part in tensor.chunk(len(cuts))]
+        for name, tensor in tensors.items()
+    }
     return [
         Encoded(
-            # Cloned, as they are remembered, and a part of a tensor keeps all of it in memory.
-            {name: chunks[index].clone() for name, chunks in rows.items()},
+            {name: chunks[index] for name, chunks in rows.items()},
             truncated={name: words for name, words in cut.items() if words},
         )
         for index, cut in enumerate(cuts)
