@@ -22,7 +22,7 @@ from typing import Any
 
 from pages import shell, table, told, write_measured
 from trainings import STUDIES as TRAININGS
-from trainings import Workshop, merged, output_of, replaced
+from trainings import Workshop, merged, output_of, replaced, report_of
 
 from carrara_models.embedded import embedded_names
 
@@ -72,7 +72,7 @@ def main() -> None:
             workshop = Workshop(known.runs, known.train_steps, passed_on)
             run_training_study(study, workshop, folder=known.folder)
         else:
-            run_checkpoints(folder=known.folder, passed_on=passed_on)
+            run_checkpoints(folder=known.folder, runs=known.runs, passed_on=passed_on)
 
 
 def run_sweep(study: str, *, folder: Path, passed_on: Sequence[str]) -> None:
@@ -99,15 +99,15 @@ def run_training_study(study: str, workshop: Workshop, *, folder: Path) -> None:
     _write(study, whole, list(reports.values()), folder=folder, before=before)
 
 
-def run_checkpoints(*, folder: Path, passed_on: Sequence[str]) -> None:
+def run_checkpoints(*, folder: Path, runs: Path, passed_on: Sequence[str]) -> None:
     """Measures the checkpoints that ship, for the tables of `evaluation.md`.
 
     One table for each: their pictures are of other sizes, and so are the true ones that FID and KID
     hold them against, which therefore do not compare.
 
     Args:
-        folder: The page is in the one above. What has been measured stays: delete a checkpoint's
-            report there, and it is measured again.
+        folder: The page is in the one above.
+        runs: Has what was measured before.
         passed_on: Options that stand in place of those here.
     """
     blocks = []
@@ -116,10 +116,9 @@ def run_checkpoints(*, folder: Path, passed_on: Sequence[str]) -> None:
             continue
         options = replaced(CHECKPOINT_MEASURES, passed_on)
         command = ["carrara", "evaluate", "--checkpoint", name, *options]
+        report = report_of(command, file=runs / f"{name}.json")
         file = folder / f"{name}.json"
-        if not file.is_file():
-            _save(json.loads(output_of([*command, "--json"])), file)
-        report = json.loads(file.read_text(encoding="utf-8"))
+        _save(report, file)
         blocks += [
             f"**`{name}`**",
             shell([shlex.join(command)]),

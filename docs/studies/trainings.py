@@ -183,17 +183,9 @@ class Workshop:
         return folder
 
     def _report(self, checkpoint: Path, options: Sequence[str]) -> dict[str, Any]:
-        """The report of a checkpoint, measured anew where the options are not those of before."""
         command = ["carrara", "evaluate", "--checkpoint", str(checkpoint), *options]
         self._note(command)
-        file = checkpoint.parent / "report.json"
-        if file.is_file():
-            stored = json.loads(file.read_text(encoding="utf-8"))
-            if stored["command"] == command:
-                return dict(stored["report"])
-        report = json.loads(output_of([*command, "--json"]))
-        file.write_text(json.dumps({"command": command, "report": report}), encoding="utf-8")
-        return dict(report)
+        return report_of(command, file=checkpoint.parent / "report.json")
 
     def _run(self, command: Sequence[str], *more: str, done: bool) -> None:
         self._note(command)
@@ -217,6 +209,22 @@ def replaced(options: Sequence[str], others: Sequence[str]) -> list[str]:
         if keeps:
             kept.append(part)
     return [*kept, *others]
+
+
+def report_of(command: Sequence[str], *, file: Path) -> dict[str, Any]:
+    """What `carrara evaluate` reports, measured anew where the command is not that of before.
+
+    Args:
+        file: Where it is kept.
+    """
+    if file.is_file():
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        if stored["command"] == list(command):
+            return dict(stored["report"])
+    report = json.loads(output_of([*command, "--json"]))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"command": list(command), "report": report}), encoding="utf-8")
+    return dict(report)
 
 
 def output_of(command: Sequence[str]) -> str:
