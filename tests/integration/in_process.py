@@ -76,6 +76,11 @@ async def served(role: str, checkpoint: Path, **settings: object) -> AsyncIterat
         await server.close()
 
 
+def read(stage: Served, name: str, **labels: str) -> float:
+    """One value of its metrics, 0 for a series that has not begun."""
+    return stage.server.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
 @dataclass
 class Refusal:
     """What a failed call told its caller."""

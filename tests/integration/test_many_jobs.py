@@ -21,7 +21,7 @@ from carrara import AsyncCascade
 from carrara.v1 import generator_pb2, generator_pb2_grpc, stage_pb2
 from carrara_models.denoising.job import DenoisingJob
 from carrara_services.admission.line import Ticket
-from integration.in_process import Served, encode, events, generate, served
+from integration.in_process import encode, events, generate, read, served
 from integration.processes import starting
 from tiny_checkpoints import build_sd1
 
@@ -85,10 +85,6 @@ async def by_callers(
     return made
 
 
-def counted(stage: Served, name: str, **labels: str) -> float:
-    return stage.server.metrics.registry.get_sample_value(name, labels) or 0.0
-
-
 async def test_a_thousand_mixed_jobs_have_the_bytes_that_each_has_alone(sd1: Path, jobs: Jobs):
     async with served("generator", sd1) as generator:
 
@@ -97,9 +93,9 @@ async def test_a_thousand_mixed_jobs_have_the_bytes_that_each_has_alone(sd1: Pat
             return result.sample.SerializeToString(deterministic=True)
 
         alone = await by_callers(sample, range(1000), callers=1)
-        ticks = counted(generator, "carrara_tick_seconds_count")
+        ticks = read(generator, "carrara_tick_seconds_count")
         together = await by_callers(sample, range(1000))
-        shared = counted(generator, "carrara_tick_seconds_count") - ticks
+        shared = read(generator, "carrara_tick_seconds_count") - ticks
         assert shared < ticks / 3, "they must have shared calls"
     assert len(set(alone.values())) == 1000
     assert [number for number in alone if alone[number] != together[number]] == []
@@ -163,7 +159,7 @@ async def test_a_thousand_cancelled_jobs_end_early_and_change_none_of_their_neig
             while (await generator.describe()).load.jobs_running:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         ended = {
-            outcome: counted(generator, "carrara_jobs_ended_total", outcome=outcome)
+            outcome: read(generator, "carrara_jobs_ended_total", outcome=outcome)
             for outcome in ("finished", "cancelled", "failed", "expired")
         }
     assert ended == {"finished": 2 * len(neighbours), "cancelled": 1000, "failed": 0, "expired": 0}

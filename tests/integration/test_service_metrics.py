@@ -46,6 +46,7 @@ from integration.in_process import (
     events,
     generate,
     held,
+    read,
     refusal,
     served,
     was_called,
@@ -64,11 +65,6 @@ FOREIGN = ("process_", "python_")
 @pytest.fixture(scope="module")
 def sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_sd1(tmp_path_factory.mktemp("sd1"))
-
-
-def read(stage: Served, name: str, **labels: str) -> float:
-    """One value, 0 for a series that has not begun."""
-    return stage.server.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 def by_label(stage: Served, name: str, label: str) -> dict[str, int]:

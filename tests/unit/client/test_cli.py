@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -36,16 +35,6 @@ REPORT_KEYS = {
     "total_ms",
     "warnings",
 }
-
-
-@pytest.fixture
-def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[ToyCascade]:
-    """Toy stages, whose addresses stand in the environment."""
-    with toy_stages.serving_in_a_thread() as toys:
-        monkeypatch.setenv("CARRARA_TEXT_ENCODER", toys.text_encoder.address)
-        monkeypatch.setenv("CARRARA_GENERATOR", toys.generator.address)
-        monkeypatch.setenv("CARRARA_DECODER", toys.decoder.address)
-        yield toys
 
 
 @pytest.fixture

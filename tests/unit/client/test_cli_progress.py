@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import toy_stages
 from PIL import Image, ImageColor
 from rich.console import Console
 from toy_stages import ToyCascade
@@ -18,15 +17,6 @@ from carrara.cli import run
 from carrara.cli.half_blocks import UPPER_HALF
 from carrara.cli.progress import show_progress
 from carrara.results import Event, Finished, GenerationResult, Preview, Progress, Queued
-
-
-@pytest.fixture
-def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[ToyCascade]:
-    with toy_stages.serving_in_a_thread() as toys:
-        monkeypatch.setenv("CARRARA_TEXT_ENCODER", toys.text_encoder.address)
-        monkeypatch.setenv("CARRARA_GENERATOR", toys.generator.address)
-        monkeypatch.setenv("CARRARA_DECODER", toys.decoder.address)
-        yield toys
 
 
 def intervals(toys: ToyCascade) -> list[int]:
