@@ -20,17 +20,21 @@ from carrara_models.parts import Denoiser, DenoisingRequest, Sample, TextEncoder
 from carrara_models.pixels import handed_on, to_uint8
 from carrara_models.rgb_projection import RgbProjection
 
+CPU = torch.device("cpu")
 _TEXTS = {field.name for field in fields(Texts)} - {"negative"}
 _REQUEST = {field.name for field in fields(DenoisingRequest)}
 
 
-def load_parts(folders: Sequence[Path], *, dtype: torch.dtype = torch.float32) -> list[Any]:
+def load_parts(
+    folders: Sequence[Path],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+) -> list[Any]:
     """All parts of all checkpoints, each loaded by itself; a second text encoder like the first is
     left out."""
     parts = [
-        _shown(
-            load_part(checkpoint, device=torch.device("cpu"), dtype=dtype), checkpoint=checkpoint
-        )
+        _shown(load_part(checkpoint, device=device, dtype=dtype), checkpoint=checkpoint)
         for folder in folders
         for stage in stages_of(folder)
         for checkpoint in [open_checkpoint(folder, stage=stage)]
@@ -46,7 +50,7 @@ def _shown(part: Any, *, checkpoint: Checkpoint) -> Any:
     channels = part.produces[0].tensors[0].shape[1]
     weights = ((((0.3, 0.2, 0.1),) * (channels + 1)),) * (2 * channels + 1)
     checkpoint = replace(checkpoint, rgb_projection=RgbProjection(weights))
-    preview = preview_of_latents(checkpoint, part.produces[0], device=torch.device("cpu"))
+    preview = preview_of_latents(checkpoint, part.produces[0], device=part.device)
     return replace(part, preview=preview)
 
 

@@ -47,7 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def painter(peers: SimpleNamespace, checkpoint: Path) -> Any:
-    return peers.painting.Painter(checkpoint, num_threads=1)
+    return peers.painting.Painter(checkpoint, peers.painting.Computing(num_threads=1))
 
 
 def request(index: int = 0, **settings: object) -> PaintRequest:
@@ -80,7 +80,9 @@ def test_a_group_is_what_the_pipeline_paints_alone_whatever_shares_the_batch(
 async def test_diffusers_in_this_process_paints_a_burst_one_after_the_other(
     peers: SimpleNamespace, checkpoint: Path
 ) -> None:
-    target = peers.targets.DiffusersTarget(checkpoint, num_threads=1, compiled=False, cpus=None)
+    target = peers.targets.DiffusersTarget(
+        checkpoint, peers.painting.Computing(num_threads=1), cpus=None
+    )
     classes = (RequestClass("a", settings={"num_inference_steps": 1, "guidance_scale": 1.0}),)
     work = workload_of("burst", classes=classes, request_count=3)
     records = await run_load(target, work, timeout_seconds=60)
@@ -193,10 +195,9 @@ def test_a_peer_that_cannot_run_is_named_with_the_reason(
 ) -> None:
     resources = peers.contenders.Resources(
         checkpoint=checkpoint,
-        num_threads=1,
+        computing=peers.painting.Computing(num_threads=1),
         workers=1,
         max_batch_size=4,
-        compiled=False,
         cpus=None,
         environments=tmp_path,
     )

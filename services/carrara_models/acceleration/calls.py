@@ -73,3 +73,8 @@ def kind_of(value: Any, name: str | None = None, *, any_rows: bool) -> tuple[Any
     if isinstance(value, tuple | list):
         return tuple(kind_of(each, any_rows=any_rows) for each in value)
     return (value,)
+
+
+def sizes_of(value: Any) -> tuple[torch.Size, ...]:
+    """The sizes of all tensors, in the order of `named_tensors`."""
+    return tuple(tensor.shape for _, tensor in named_tensors(value))

@@ -15,8 +15,11 @@ from carrara_models.parts import Decoder, Denoiser, Numerics
 
 Engine = Literal["torch", "compile", "openvino"]
 
-# Of networks that are compiled for each shape.
+# Of networks that are compiled for each number of rows.
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32)
+# Of those that are recorded for each, which takes little. Not 1, for which torch compiles something
+# of its own; even ones, as a job with guidance has two rows.
+RECORDED_ROW_BUCKETS = tuple(range(2, 65, 2))
 
 
 def best_precision(device: torch.device) -> torch.dtype:
@@ -67,5 +70,8 @@ def made_fast(part: Any, *, engine: Engine, tile_size: int, cache: Path | None =
             )
         else:
             in_torch.accelerate(network, precision=part.dtype, compiled=engine == "compile")
-    numerics = Numerics(exact=False, row_buckets=ROW_BUCKETS if engine == "compile" else ())
+    buckets: tuple[int, ...] = ()
+    if engine == "compile":
+        buckets = ROW_BUCKETS if part.device.type == "cpu" else RECORDED_ROW_BUCKETS
+    numerics = Numerics(exact=False, row_buckets=buckets)
     return replace(part, dtype=torch.float32, numerics=numerics)

@@ -27,8 +27,9 @@ from carrara_services.work import Work
 _WARM_UP_SIZE_FACTOR = 8
 # Cells a side: as few as a UNet that halves them three times takes.
 _WARM_UP_CELLS = 8
-# Not 1, for which torch compiles something of its own.
-_WARM_UP_TOKENS = 2
+# Not 1, for which torch compiles something of its own, and no number of rows, which it would take
+# for the same.
+_WARM_UP_TOKENS = 7
 _MAX_WARM_UP_SECONDS = 10.0
 
 

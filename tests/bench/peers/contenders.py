@@ -15,10 +15,11 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from painting import Computing
 from targets import DiffusersTarget, HttpTarget
 
 from carrara.aio import AsyncCascade
@@ -43,21 +44,25 @@ class Resources:
 
     Attributes:
         checkpoint: A folder in diffusers' layout.
-        num_threads: Of each process that computes.
+        computing: How peers that run diffusers compute; threads and device are everyone's.
         workers: Of peers that have several.
         max_batch_size: Of peers that batch.
-        compiled: Whether peers that run diffusers compile the UNet.
         cpus: Processors that servers may use; None for all.
         environments: Folder of the peers' virtual environments.
     """
 
     checkpoint: Path
-    num_threads: int
+    computing: Computing
     workers: int
     max_batch_size: int
-    compiled: bool
     cpus: tuple[int, ...] | None
     environments: Path
+
+    @property
+    def computing_of_worker(self) -> Computing:
+        """How each of a peer's workers computes: together they have the threads of one."""
+        num_threads = max(1, self.computing.num_threads // self.workers)
+        return replace(self.computing, num_threads=num_threads)
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,8 @@ def carrara(name: str, settings: Mapping[str, str], *, resources: Resources) -> 
                 up = stack.enter_context(
                     in_processes(
                         [str(resources.checkpoint)],
-                        num_threads=resources.num_threads,
-                        settings=settings,
+                        num_threads=resources.computing.num_threads,
+                        settings={"device": resources.computing.device, **settings},
                     )
                 )
 
@@ -154,12 +159,7 @@ def peer(name: str, *, resources: Resources) -> Contender:
 def _diffusers(resources: Resources) -> Iterator[Running]:
     @contextlib.asynccontextmanager
     async def connect() -> AsyncIterator[Target]:
-        target = DiffusersTarget(
-            resources.checkpoint,
-            num_threads=resources.num_threads,
-            compiled=resources.compiled,
-            cpus=resources.cpus,
-        )
+        target = DiffusersTarget(resources.checkpoint, resources.computing, cpus=resources.cpus)
         try:
             yield target
         finally:
@@ -174,17 +174,18 @@ def _server(name: str, server: PeerServer, resources: Resources) -> Iterator[Run
     environment = resources.environments / server.environment
     if not (environment / ".complete").exists():
         raise NotRunError(f"not installed: tests/bench/peers/make_env.sh {server.environment}")
-    port = _free_port()
+    port, computing = _free_port(), resources.computing_of_worker
     command = [
         *(str(environment / "bin" / "python"), str(HERE / f"{name}_server.py")),
         *("--checkpoint", str(resources.checkpoint), "--port", str(port)),
-        *("--num-threads", str(resources.num_threads), "--workers", str(resources.workers)),
+        *("--num-threads", str(computing.num_threads), "--workers", str(resources.workers)),
+        *("--device", computing.device, "--dtype", computing.dtype),
         *("--max-batch-size", str(resources.max_batch_size)),
-        *(["--compile"] if resources.compiled else []),
+        *(["--compile"] if computing.compiled else []),
     ]
     variables = {
         **os.environ,
-        "OMP_NUM_THREADS": str(resources.num_threads),
+        "OMP_NUM_THREADS": str(computing.num_threads),
         # Ray's workers start elsewhere, and it is not to report this use.
         "PYTHONPATH": str(HERE),
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -6,13 +6,14 @@ A lock of asyncio's is fair, and a thread paints, so that the server goes on to 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Response
-from fastapi.concurrency import run_in_threadpool
-from painting import Painter, Wanted, read_arguments
+from painting import Painter, Wanted, computing_from, read_arguments
 
 arguments = read_arguments()
 
@@ -20,11 +21,17 @@ arguments = read_arguments()
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Loads the weights before the first request is taken."""
-    app.state.painter = Painter(
-        arguments.checkpoint, num_threads=arguments.num_threads, compiled=arguments.compile
-    )
+    computing = computing_from(arguments)
     app.state.lock = asyncio.Lock()
-    yield
+    with ThreadPoolExecutor(1) as thread:
+        app.state.thread = thread
+        app.state.painter = await in_thread(Painter, arguments.checkpoint, computing)
+        yield
+
+
+async def in_thread(call: Callable[..., Any], *values: Any) -> Any:
+    """Always the same thread, as CUDA graphs want it."""
+    return await asyncio.get_running_loop().run_in_executor(app.state.thread, call, *values)
 
 
 app = FastAPI(lifespan=lifespan)
@@ -34,7 +41,7 @@ app = FastAPI(lifespan=lifespan)
 async def generate(wanted: Wanted) -> Response:
     """Paints one picture."""
     async with app.state.lock:
-        (png,) = await run_in_threadpool(app.state.painter.paint_png, [wanted])
+        (png,) = await in_thread(app.state.painter.paint_png, [wanted])
     return Response(png, media_type="image/png")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import litserve
 from fastapi import Response
-from painting import Painter, Wanted, read_arguments
+from painting import Painter, Wanted, computing_from, read_arguments
 
 arguments = read_arguments()
 # Just long enough that what arrives together is batched together; a batch is much longer.
@@ -20,9 +20,7 @@ class Pictures(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Loads the weights, once in each worker."""
-        self.painter = Painter(
-            arguments.checkpoint, num_threads=arguments.num_threads, compiled=arguments.compile
-        )
+        self.painter = Painter(arguments.checkpoint, computing_from(arguments))
 
     def decode_request(self, request: dict[str, object]) -> Wanted:
         """Reads the JSON body."""

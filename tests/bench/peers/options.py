@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contenders import PEERS
-from painting import SCHEDULERS
+from painting import DTYPES, SCHEDULERS
 
 from carrara_services.bench.workloads import PRESETS
 
@@ -41,13 +41,25 @@ def read_arguments(
     add("--scheduler", choices=list(SCHEDULERS), help="in place of the checkpoint's own")
     add("--warm-up", type=int, default=8, help="requests before each run, not counted")
     add("--timeout-seconds", type=float, default=600)
+    add("--callers", type=int, help="of uniform and mixed")
     add("--in-time-seconds", type=float, help="default: the timeout")
     add("--checkpoint", default="drawn-latent")
-    add("--num-threads", type=int, default=1, help="of each process that computes")
+    add("--num-threads", type=int, default=1, help="of each contender; workers share them")
     add("--cpus", type=cpus_from, metavar="0,1", help="processors that servers may use")
+    add("--device", default="cpu", help="of all: cpu, cuda, cuda:1")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="of the peers; Carrara's is said by `--carrara`",
+    )
     add("--workers", type=int, default=1, help="of peers that have several")
     add("--max-batch-size", type=int, default=16, help="of peers that batch")
-    add("--compile", action="store_true", help="have peers that run diffusers compile its UNet")
+    add(
+        "--compile",
+        action="store_true",
+        help="have peers that run diffusers compile its UNet, on a GPU with CUDA graphs",
+    )
     add(
         "--environments",
         type=Path,

@@ -29,6 +29,28 @@ SCHEDULERS = {
 }
 
 
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a pipeline computes.
+
+    Attributes:
+        num_threads: That torch computes with on the CPU.
+        device: As torch names it.
+        dtype: One of `DTYPES`.
+        compiled: Whether the UNet is compiled and laid out channels last, as diffusers' guide to
+            faster inference advises: quicker once it is, after a minute or so for each shape; on a
+            GPU with CUDA graphs, which one thread alone can replay.
+    """
+
+    num_threads: int
+    device: str = "cpu"
+    dtype: str = "float32"
+    compiled: bool = False
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What POST /generate takes, by the pipeline's names.
@@ -57,12 +79,24 @@ class Wanted:
         )
 
 
+def computing_from(arguments: argparse.Namespace) -> Computing:
+    """What the command line of a server says of it."""
+    return Computing(
+        num_threads=arguments.num_threads,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        compiled=arguments.compile,
+    )
+
+
 def read_arguments() -> argparse.Namespace:
     """The command line of every server."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
     parser.add_argument("--num-threads", type=int, required=True, help="of each worker")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the weights")
     parser.add_argument("--max-batch-size", type=int, default=16, help="of peers that batch")
     parser.add_argument("--compile", action="store_true", help="as diffusers' guide advises")
@@ -73,25 +107,25 @@ class Painter:
     """The checkpoint's pipeline, in one process.
 
     Args:
-        checkpoint: A folder in diffusers' layout.
-        num_threads: That torch computes with.
-        compiled: Whether the UNet is compiled and laid out channels last, as diffusers' guide to
-            faster inference advises: quicker once it is, after a minute or so for each shape.
+        checkpoint: A folder in diffusers' layout, of any pipeline from text to image.
     """
 
-    def __init__(self, checkpoint: Path, *, num_threads: int, compiled: bool = False) -> None:
-        torch.set_num_threads(num_threads)
+    def __init__(self, checkpoint: Path, computing: Computing) -> None:
+        torch.set_num_threads(computing.num_threads)
         for library in (diffusers, transformers):
             library.utils.logging.set_verbosity_error()
             library.utils.logging.disable_progress_bar()
-        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-            checkpoint, local_files_only=True
-        )
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(
+            checkpoint, local_files_only=True, dtype=getattr(torch, computing.dtype)
+        ).to(computing.device)
         pipeline.set_progress_bar_config(disable=True)
         self._own = pipeline.scheduler
-        if compiled:
+        if computing.compiled:
             pipeline.unet.to(memory_format=torch.channels_last)
-            pipeline.unet = torch.compile(pipeline.unet, dynamic=True)
+            if computing.device == "cpu":
+                pipeline.unet = torch.compile(pipeline.unet, dynamic=True)
+            else:
+                pipeline.unet = torch.compile(pipeline.unet, mode="reduce-overhead")
         self._pipeline = pipeline
 
     def paint(self, wanted: Sequence[Wanted]) -> list[Image.Image]:

@@ -11,7 +11,7 @@ import signal
 import threading
 
 import ray
-from painting import Painter, Wanted, read_arguments
+from painting import Computing, Painter, Wanted, computing_from, read_arguments
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,10 +26,8 @@ MAX_ONGOING_REQUESTS = 1024
 class Pictures:
     """POST /generate."""
 
-    def __init__(
-        self, checkpoint: str, *, num_threads: int, max_batch_size: int, compiled: bool
-    ) -> None:
-        self.painter = Painter(checkpoint, num_threads=num_threads, compiled=compiled)
+    def __init__(self, checkpoint: str, computing: Computing, *, max_batch_size: int) -> None:
+        self.painter = Painter(checkpoint, computing)
         self.paint.set_max_batch_size(max_batch_size)
 
     @serve.batch(batch_wait_timeout_s=BATCH_TIMEOUT_SECONDS)
@@ -52,13 +50,15 @@ if __name__ == "__main__":
         configure_logging=False,
     )
     serve.start(http_options={"host": "127.0.0.1", "port": arguments.port})
-    deployment = Pictures.options(num_replicas=arguments.workers)
+    gpus = 0 if arguments.device == "cpu" else 1 / arguments.workers
+    deployment = Pictures.options(
+        num_replicas=arguments.workers, ray_actor_options={"num_gpus": gpus}
+    )
     serve.run(
         deployment.bind(
             str(arguments.checkpoint),
-            num_threads=arguments.num_threads,
+            computing_from(arguments),
             max_batch_size=arguments.max_batch_size,
-            compiled=arguments.compile,
         ),
         route_prefix="/generate",
     )

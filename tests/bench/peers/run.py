@@ -19,7 +19,7 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
@@ -28,6 +28,7 @@ from typing import Any
 
 from contenders import PEERS, SERVERS, Contender, NotRunError, Resources, Running, carrara, peer
 from options import read_arguments
+from painting import computing_from
 from pictures import Difference, OtherPictureError, Picture, compare, paint_all
 from ratios import compare as compare_rounds
 from rich.console import Console
@@ -51,7 +52,7 @@ from carrara_services.stage_processes import StageEndedError
 
 CHECKS_PER_CLASS = 2
 CHECK_TIMEOUT_SECONDS = 600.0
-TOLD_RESOURCES = ("num_threads", "workers", "max_batch_size", "compiled", "cpus")
+TOLD_RESOURCES = ("workers", "max_batch_size", "cpus")
 TOLD_PACKAGES = (
     *("torch", "diffusers", "transformers", "fastapi", "uvicorn", "litserve", "ray"),
     *("openvino", "openvino-genai", "optimum-intel"),
@@ -81,10 +82,9 @@ def main() -> None:
     chosen = read_arguments(description=__doc__)
     resources = Resources(
         checkpoint=resolve(chosen.checkpoint),
-        num_threads=chosen.num_threads,
+        computing=computing_from(chosen),
         workers=chosen.workers,
         max_batch_size=chosen.max_batch_size,
-        compiled=chosen.compile,
         cpus=chosen.cpus,
         environments=chosen.environments,
     )
@@ -99,7 +99,12 @@ def main() -> None:
         replace(workloads[0], classes=tuple(every_class.values())),
         count=CHECKS_PER_CLASS * len(every_class),
     )
-    references = asyncio.run(paint_references(checks, resources))
+    # Peers draw the noise in the precision that they compute in, which gives other numbers; Carrara
+    # paints the float32 pipeline's picture in any.
+    references = {
+        dtype: asyncio.run(paint_references(checks, resources, dtype))
+        for dtype in {"float32", chosen.dtype}
+    }
     results = Results({work.name: {each.name: [] for each in contenders} for work in workloads})
     for work, index in itertools.product(workloads, range(chosen.rounds)):
         turn = index % len(contenders)
@@ -121,7 +126,10 @@ def main() -> None:
             "began": began,
             "machine": before,
             "checkpoint": chosen.checkpoint,
-            "resources": {name: getattr(resources, name) for name in TOLD_RESOURCES},
+            "resources": {
+                **asdict(resources.computing),
+                **{name: getattr(resources, name) for name in TOLD_RESOURCES},
+            },
             "versions": versions_in(resources.environments),
             **to_json(workloads, results),
         }
@@ -132,7 +140,7 @@ def take_turn(
     contender: Contender,
     work: Workload,
     checks: Sequence[PaintRequest],
-    references: Sequence[Picture],
+    references: Mapping[str, Sequence[Picture]],
     results: Results,
     chosen: argparse.Namespace,
 ) -> None:
@@ -147,7 +155,13 @@ def take_turn(
                 results.stages[contender.name] = stages_of(target.cascade.descriptions)
             if contender.name not in results.differences:
                 pictures = await paint_all(target, checks, timeout_seconds=CHECK_TIMEOUT_SECONDS)
-                difference = compare(pictures, references, target=target)
+                dtype = "float32" if isinstance(target, CascadeTarget) else chosen.dtype
+                difference = compare(
+                    pictures,
+                    references[dtype],
+                    target=target,
+                    half_precision=chosen.dtype != "float32",
+                )
                 results.differences[contender.name] = difference
             run = await measure(
                 target,
@@ -171,11 +185,12 @@ def take_turn(
         tell(f"  not run: {results.not_run[contender.name]}")
 
 
-async def paint_references(requests: Sequence[PaintRequest], resources: Resources) -> list[Picture]:
+async def paint_references(
+    requests: Sequence[PaintRequest], resources: Resources, dtype: str
+) -> list[Picture]:
     """What diffusers alone paints, uncompiled and one at a time."""
-    target = DiffusersTarget(
-        resources.checkpoint, num_threads=resources.num_threads, compiled=False, cpus=None
-    )
+    plain = replace(resources.computing, compiled=False, dtype=dtype)
+    target = DiffusersTarget(resources.checkpoint, plain, cpus=None)
     try:
         return await paint_all(target, requests, timeout_seconds=CHECK_TIMEOUT_SECONDS)
     finally:
@@ -195,6 +210,7 @@ def workload_from(name: str, chosen: argparse.Namespace) -> Workload:
         classes=classes,
         rate=None if preset.rate_factor is None else chosen.rate,
         request_count=chosen.requests,
+        callers=None if preset.callers is None else chosen.callers,
         seed=chosen.seed,
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
-from painting import Painter, Wanted
+from painting import Computing, Painter, Wanted
 from PIL import Image
 
 from carrara_services.bench.load import Ending, Outcome
@@ -62,16 +62,14 @@ class DiffusersTarget:
     """
 
     def __init__(
-        self, checkpoint: Path, *, num_threads: int, compiled: bool, cpus: Iterable[int] | None
+        self, checkpoint: Path, computing: Computing, *, cpus: Iterable[int] | None
     ) -> None:
         def on_cpus() -> None:
             if cpus is not None:
                 os.sched_setaffinity(0, cpus)
 
         self._thread = ThreadPoolExecutor(1, initializer=on_cpus)
-        self._painter: Painter = self._thread.submit(
-            Painter, checkpoint, num_threads=num_threads, compiled=compiled
-        ).result()
+        self._painter: Painter = self._thread.submit(Painter, checkpoint, computing).result()
 
     async def paint(self, request: PaintRequest, *, timeout_seconds: float) -> Outcome:
         """As of `carrara_services.bench.load.Target`; what has begun is finished for nobody."""
