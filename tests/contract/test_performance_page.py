@@ -56,8 +56,8 @@ def test_the_script_that_runs_peers_takes_the_options_of_the_page(
     assert len(found) == 3
     for options in found:
         chosen = run.read_arguments(options)
-        for name in chosen.workload or ["uniform"]:
-            assert run.workload_from(name, chosen).name == name
+        for name, numbers in chosen.workload or [("uniform", {})]:
+            assert run.workload_from((name, numbers), chosen).name.startswith(name)
     makes = [words[1] for words in commands() if words[0].endswith("make_env.sh")]
     assert sorted(makes) == sorted(server.environment for server in run.SERVERS.values())
 

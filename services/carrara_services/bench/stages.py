@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from carrara_models.errors import BadFieldError
 from carrara_services import embedded
@@ -52,13 +53,18 @@ def read_stage_settings(options: Iterable[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def in_processes(
-    checkpoints: Sequence[str], *, num_threads: int | None, settings: Mapping[str, str]
+    checkpoints: Sequence[str],
+    *,
+    num_threads: int | None,
+    settings: Mapping[str, str],
+    replicas: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[StartedStages]:
     """Starts the stages of checkpoints as `carrara up` does.
 
     Args:
         num_threads: Of each stage; None is torch's choice.
         settings: Of each stage.
+        replicas: How many of each role's stages are started; one where it says nothing.
 
     Raises:
         StageEndedError: A stage ended before it was ready.
@@ -66,7 +72,11 @@ def in_processes(
     flags = {"drain_pause_seconds": "0", "log_level": "warning", **settings}
     if num_threads is not None:
         flags["num_threads"] = str(num_threads)
-    stages = manifest_of(checkpoints, fingerprints=False).stages
+    stages = [
+        stage
+        for stage in manifest_of(checkpoints, fingerprints=False).stages
+        for _ in range(replicas.get(stage.role, 1))
+    ]
     arguments = [
         part for name, text in flags.items() for part in (f"--{name.replace('_', '-')}", text)
     ]
@@ -74,12 +84,19 @@ def in_processes(
         yield StartedStages(
             "processes",
             addresses={
-                f"{role.replace('-', '_')}s": up.addresses.get(role, [])
+                f"{role.replace('-', '_')}s": _joined(
+                    up.addresses.get(role, []), count=replicas.get(role, 1)
+                )
                 for role in ("text-encoder", "generator", "decoder")
             },
             peaks=lambda: peaks_of_processes(up.process_ids),
             refuse_ended=up.refuse_ended,
         )
+
+
+def _joined(addresses: Sequence[str], *, count: int) -> list[str]:
+    """One string for each stage, of the addresses of its `count` replicas."""
+    return [",".join(addresses[first : first + count]) for first in range(0, len(addresses), count)]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -57,12 +57,6 @@ class Resources:
     max_batch_size: int
     cpus: tuple[int, ...] | None
     environments: Path
-
-    @property
-    def computing_of_worker(self) -> Computing:
-        """How each of a peer's workers computes: together they have the threads of one."""
-        num_threads = max(1, self.computing.num_threads // self.workers)
-        return replace(self.computing, num_threads=num_threads)
 
 
 @dataclass(frozen=True)
@@ -113,11 +107,14 @@ SERVERS: Mapping[str, PeerServer] = {
 PEERS = ("diffusers", *SERVERS)
 
 
-def carrara(name: str, settings: Mapping[str, str], *, resources: Resources) -> Contender:
+def carrara(
+    name: str, settings: Mapping[str, str], *, resources: Resources, generators: int = 1
+) -> Contender:
     """Carrara's stages, in processes.
 
     Args:
         settings: Flags of every stage.
+        generators: Replicas of the generator.
     """
 
     @contextlib.contextmanager
@@ -129,6 +126,7 @@ def carrara(name: str, settings: Mapping[str, str], *, resources: Resources) -> 
                         [str(resources.checkpoint)],
                         num_threads=resources.computing.num_threads,
                         settings={"device": resources.computing.device, **settings},
+                        replicas={"generator": generators},
                     )
                 )
 
@@ -174,7 +172,7 @@ def _server(name: str, server: PeerServer, resources: Resources) -> Iterator[Run
     environment = resources.environments / server.environment
     if not (environment / ".complete").exists():
         raise NotRunError(f"not installed: tests/bench/peers/make_env.sh {server.environment}")
-    port, computing = _free_port(), resources.computing_of_worker
+    port, computing = _free_port(), resources.computing
     command = [
         *(str(environment / "bin" / "python"), str(HERE / f"{name}_server.py")),
         *("--checkpoint", str(resources.checkpoint), "--port", str(port)),

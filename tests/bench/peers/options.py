@@ -26,13 +26,20 @@ def read_arguments(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workload", action="append", choices=list(PRESETS), help="default: uniform")
+    add(
+        "--workload",
+        action="append",
+        type=workload_option,
+        metavar="NAME [callers=N] [requests=N]",
+        help=f"of {', '.join(PRESETS)}; may be repeated; default: uniform",
+    )
     add("--peer", action="append", choices=PEERS, help="default: diffusers and fastapi")
     add(
         "--carrara",
         action="append",
-        metavar="NAME [SETTING=VALUE ...]",
-        help="its name, and flags of `carrara serve`; all are held against the first",
+        metavar="NAME [generators=N] [SETTING=VALUE ...]",
+        help="its name, how many replicas its generator has, and flags of `carrara serve`; all are "
+        "held against the first",
     )
     add("--rounds", type=int, default=3)
     add("--requests", type=int, help="of each run, in place of the workload's end")
@@ -41,10 +48,9 @@ def read_arguments(
     add("--scheduler", choices=list(SCHEDULERS), help="in place of the checkpoint's own")
     add("--warm-up", type=int, default=8, help="requests before each run, not counted")
     add("--timeout-seconds", type=float, default=600)
-    add("--callers", type=int, help="of uniform and mixed")
     add("--in-time-seconds", type=float, help="default: the timeout")
     add("--checkpoint", default="drawn-latent")
-    add("--num-threads", type=int, default=1, help="of each contender; workers share them")
+    add("--num-threads", type=int, default=1, help="of each process that computes")
     add("--cpus", type=cpus_from, metavar="0,1", help="processors that servers may use")
     add("--device", default="cpu", help="of all: cpu, cuda, cuda:1")
     add(
@@ -66,9 +72,29 @@ def read_arguments(
         default=ROOT / "runs" / "peers",
         help="where make_env.sh put them",
     )
+    add(
+        "--keep-running",
+        action="store_true",
+        help="start each contender once, and leave it while others are measured; for GPUs, which "
+        "those that wait do not use",
+    )
     add("--json", type=Path, metavar="FILE")
     add("--markdown", type=Path, metavar="FILE")
     return parser.parse_args(arguments)
+
+
+def workload_option(text: str) -> tuple[str, dict[str, int]]:
+    """Reads "NAME callers=N requests=N"; gives the name and the numbers."""
+    name, *options = text.split()
+    if name not in PRESETS:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PRESETS)}")
+    numbers = {}
+    for option in options:
+        key, _, number = option.partition("=")
+        if key not in ("callers", "requests") or not number.isdigit():
+            raise argparse.ArgumentTypeError(f"{option!r} is neither callers=N nor requests=N")
+        numbers[key] = int(number)
+    return name, numbers
 
 
 def cpus_from(text: str) -> tuple[int, ...]:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
@@ -41,6 +42,7 @@ from carrara_services.bench.runs import Run, measure
 from carrara_services.bench.stages import read_stage_settings
 from carrara_services.bench.workloads import (
     PRESETS,
+    ClosedLoop,
     PaintRequest,
     RequestClass,
     Workload,
@@ -88,7 +90,7 @@ def main() -> None:
         cpus=chosen.cpus,
         environments=chosen.environments,
     )
-    workloads = [workload_from(name, chosen) for name in chosen.workload or ["uniform"]]
+    workloads = [workload_from(option, chosen) for option in chosen.workload or [("uniform", {})]]
     contenders = [carrara_from(option, resources) for option in chosen.carrara or ["carrara"]]
     contenders += [peer(name, resources=resources) for name in chosen.peer or PEERS[:2]]
     baseline = contenders[0].name
@@ -106,14 +108,18 @@ def main() -> None:
         for dtype in {"float32", chosen.dtype}
     }
     results = Results({work.name: {each.name: [] for each in contenders} for work in workloads})
-    for work, index in itertools.product(workloads, range(chosen.rounds)):
-        turn = index % len(contenders)
-        for contender in contenders[turn:] + contenders[:turn]:
-            if contender.name not in results.not_run:
-                tell(f"{work.name}, round {index + 1} of {chosen.rounds}: {contender.name}")
-                take_turn(contender, work, checks, references, results, chosen)
-            if baseline in results.not_run:
-                sys.exit(f"{baseline}, which others are held against, cannot run")
+    with contextlib.ExitStack() as kept:
+        if chosen.keep_running:
+            contenders = [started_once(each, kept) for each in contenders]
+        for works, index in itertools.product(sittings(workloads), range(chosen.rounds)):
+            turn = index % len(contenders)
+            for contender in contenders[turn:] + contenders[:turn]:
+                if contender.name not in results.not_run:
+                    tell(f"round {index + 1} of {chosen.rounds}: {contender.name}")
+                    take_turn(contender, works, checks, references, results, chosen)
+                if baseline in results.not_run:
+                    reason = results.not_run[baseline]
+                    sys.exit(f"{baseline}, which others are held against, cannot run: {reason}")
 
     blocks = [str(table_of(work, results, baseline).to_markdown()) for work in workloads]
     blocks.append(told_of_pictures(results))
@@ -138,16 +144,13 @@ def main() -> None:
 
 def take_turn(
     contender: Contender,
-    work: Workload,
+    works: Sequence[Workload],
     checks: Sequence[PaintRequest],
     references: Mapping[str, Sequence[Picture]],
     results: Results,
     chosen: argparse.Namespace,
 ) -> None:
-    """Starts a contender, checks it the first time, and runs a workload once.
-
-    Started anew for each run, as a server may still paint what callers of the last one gave up.
-    """
+    """Starts a contender, checks it the first time, and runs workloads once."""
 
     async def run_all(running: Running) -> None:
         async with running.connect() as target:
@@ -163,15 +166,16 @@ def take_turn(
                     half_precision=chosen.dtype != "float32",
                 )
                 results.differences[contender.name] = difference
-            run = await measure(
-                target,
-                work,
-                warm_up_count=chosen.warm_up,
-                timeout_seconds=chosen.timeout_seconds,
-                in_time_seconds=chosen.in_time_seconds or chosen.timeout_seconds,
-            )
-            results.runs[work.name][contender.name].append(run)
-            tell(f"  {run.summary.images_per_second:.3f} images/s")
+            for work in works:
+                run = await measure(
+                    target,
+                    work,
+                    warm_up_count=chosen.warm_up,
+                    timeout_seconds=chosen.timeout_seconds,
+                    in_time_seconds=chosen.in_time_seconds or chosen.timeout_seconds,
+                )
+                results.runs[work.name][contender.name].append(run)
+                tell(f"  {work.name}: {run.summary.images_per_second:.3f} images/s")
             peaks = (results.memory.get(contender.name), running.peak_bytes())
             results.memory[contender.name] = max(filter(None, peaks), default=None)
 
@@ -197,28 +201,65 @@ async def paint_references(
         await target.aclose()
 
 
-def workload_from(name: str, chosen: argparse.Namespace) -> Workload:
+def sittings(workloads: Sequence[Workload]) -> list[list[Workload]]:
+    """Which workloads a contender runs in a row, without being started anew between them.
+
+    An open loop has one of its own, as a server may still paint what its callers have given up.
+    """
+    found: list[list[Workload]] = []
+    for work in workloads:
+        if found and all(isinstance(each.arrivals, ClosedLoop) for each in (work, *found[-1])):
+            found[-1].append(work)
+        else:
+            found.append([work])
+    return found
+
+
+def started_once(contender: Contender, kept: contextlib.ExitStack) -> Contender:
+    """A contender that goes on until the stack is closed, however often it is started."""
+    running: list[Running] = []
+
+    @contextlib.contextmanager
+    def start() -> Iterator[Running]:
+        if not running:
+            running.append(kept.enter_context(contender.start()))
+        yield running[0]
+
+    return Contender(contender.name, start)
+
+
+def workload_from(option: tuple[str, Mapping[str, int]], chosen: argparse.Namespace) -> Workload:
     """A preset with what the command line says of it."""
+    name, numbers = option
     preset = PRESETS[name]
     scheduler = {} if chosen.scheduler is None else {"scheduler": chosen.scheduler}
     classes = [
         RequestClass(each.name, each.share, {**each.settings, **scheduler})
         for each in preset.classes
     ]
-    return workload_of(
+    work = workload_of(
         name,
         classes=classes,
         rate=None if preset.rate_factor is None else chosen.rate,
-        request_count=chosen.requests,
-        callers=None if preset.callers is None else chosen.callers,
+        request_count=numbers.get("requests", chosen.requests),
+        callers=numbers.get("callers"),
         seed=chosen.seed,
     )
+    called = [f"{key}={number}" for key, number in numbers.items()]
+    return replace(work, name=" ".join([name, *called]))
 
 
 def carrara_from(option: str, resources: Resources) -> Contender:
-    """Reads "NAME SETTING=VALUE ..."."""
+    """Reads "NAME generators=N SETTING=VALUE ..."."""
     name, *settings = option.split()
-    return carrara(name, read_stage_settings(settings), resources=resources)
+    counts = [each for each in settings if each.startswith("generators=")]
+    settings = [each for each in settings if each not in counts]
+    return carrara(
+        name,
+        read_stage_settings(settings),
+        generators=int(counts[-1].partition("=")[2]) if counts else 1,
+        resources=resources,
+    )
 
 
 def table_of(work: Workload, results: Results, baseline: str) -> Any:
