@@ -27,7 +27,7 @@ from carrara_models.acceleration.networks import networks_of
 from carrara_models.acceleration.warm_up import warming_up
 from carrara_models.checkpoints import open_checkpoint
 from carrara_models.families import load_part
-from carrara_services.denoising import engine
+from carrara_services.denoising.engine import warm_up_request
 from carrara_services.torch_runtime import DTYPES
 
 SIDE = 8192
@@ -74,11 +74,8 @@ def measure(
     checkpoint = open_checkpoint(chosen.checkpoint, stage=chosen.stage)
     part: Any = load_part(checkpoint, device=device, dtype=dtype)
     part = made_fast(part, engine=name, tile_size=1024)
-    engine._WARM_UP_TOKENS = chosen.tokens
-    request = replace(engine.warm_up_request(part), height=None, width=None)
-    contract = part.consumes[0].contract
-    request = replace(request, conditioning=engine._blank(contract, part.dtype, free=chosen.tokens))
-    job = part.start(request)
+    request = warm_up_request(part, tokens=chosen.tokens)
+    job = part.start(replace(request, height=None, width=None))
     with FlopCounterMode(display=False) as counter:
         part.predict([job])
     per_row = counter.get_total_flops() / job.rows

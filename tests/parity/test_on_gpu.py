@@ -28,6 +28,12 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
 
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
 CUDA = torch.device("cuda")
 # Of 255 levels, on average. The networks are tiny and of random weights, which makes much of
 # little; convolutions are in TF32, as torch has them unless told otherwise.

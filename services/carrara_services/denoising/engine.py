@@ -150,8 +150,12 @@ class DenoisingEngine:
         self.loop.close()
 
 
-def warm_up_request(part: Denoiser) -> DenoisingRequest:
-    """The smallest job that a denoiser takes: two steps, guidance on, and nothing to see."""
+def warm_up_request(part: Denoiser, *, tokens: int = _WARM_UP_TOKENS) -> DenoisingRequest:
+    """The smallest job that a denoiser takes: two steps, guidance on, and nothing to see.
+
+    Args:
+        tokens: Of the text, where their number is free.
+    """
     arguments = {argument.name: argument for argument in part.arguments}
     inputs = {port.contract.kind: port.contract for port in part.consumes}
     conditioning = inputs.pop(Kind.CONDITIONING, None)
@@ -170,7 +174,7 @@ def warm_up_request(part: Denoiser) -> DenoisingRequest:
     if "use_resolution_binning" in arguments:  # it would paint at full size
         settings["use_resolution_binning"] = False
     return DenoisingRequest(
-        conditioning={} if conditioning is None else _blank(conditioning, part.dtype),
+        conditioning={} if conditioning is None else _blank(conditioning, part.dtype, free=tokens),
         random_state=0,
         consumer=consumer,
         sample=None if not inputs else _blank_sample(next(iter(inputs.values())), part.dtype),
@@ -179,7 +183,7 @@ def warm_up_request(part: Denoiser) -> DenoisingRequest:
     )
 
 
-def _blank(contract: Contract, dtype: torch.dtype, *, free: int = _WARM_UP_TOKENS) -> Any:
+def _blank(contract: Contract, dtype: torch.dtype, *, free: int) -> Any:
     """Zeros in place of numbers, ones in place of masks.
 
     Where any size does, it is 1 in the first axis and `free` in the others.

@@ -59,6 +59,13 @@ def read_arguments(
         default="float32",
         help="of the peers; Carrara's is said by `--carrara`",
     )
+    add(
+        "--tolerance",
+        type=float,
+        metavar="LEVELS",
+        help="of 255, by which pictures may differ from diffusers' on average; default 1. Networks "
+        "of random weights make much of rounding",
+    )
     add("--workers", type=int, default=1, help="of peers that have several")
     add("--max-batch-size", type=int, default=16, help="of peers that batch")
     add(

@@ -17,8 +17,6 @@ from carrara_services.bench.workloads import PaintRequest
 # diffusers rounds, and in half precision edges move; another seed, prompt or scheduler is tens of
 # levels away everywhere.
 MOST_ANYWHERE, MOST_ON_AVERAGE = 64, 1.0
-# Of random weights, which follow their own rounding.
-MOST_ON_AVERAGE_IN_HALF_PRECISION = 12.0
 
 Picture = NDArray[np.uint8]
 
@@ -61,13 +59,13 @@ def compare(
     references: Sequence[Picture],
     *,
     target: Target,
-    half_precision: bool = False,
+    tolerance: float | None = None,
 ) -> Difference:
     """How far pictures are from those of diffusers alone.
 
     Args:
         target: Who painted them: a cascade that says it is exact has no tolerance.
-        half_precision: Whether the references were painted in it.
+        tolerance: On average, in place of `MOST_ON_AVERAGE`, and then any difference anywhere.
 
     Raises:
         OtherPictureError: Farther than they may be.
@@ -81,8 +79,8 @@ def compare(
     most = Difference(MOST_ANYWHERE, MOST_ON_AVERAGE)
     if exact:
         most = Difference(0, 0.0)
-    elif half_precision:
-        most = Difference(255, MOST_ON_AVERAGE_IN_HALF_PRECISION)
+    elif tolerance is not None:
+        most = Difference(255, tolerance)
     if found.anywhere > most.anywhere or found.on_average > most.on_average:
         raise OtherPictureError(
             f"its pictures differ from diffusers' by up to {found.anywhere} levels, "

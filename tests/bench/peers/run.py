@@ -163,7 +163,7 @@ def take_turn(
                     pictures,
                     references[dtype],
                     target=target,
-                    half_precision=chosen.dtype != "float32",
+                    tolerance=chosen.tolerance,
                 )
                 results.differences[contender.name] = difference
             for work in works:
