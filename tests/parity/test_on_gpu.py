@@ -18,6 +18,7 @@ from carrara_models.acceleration.cuda_graphs import Replayed
 from carrara_models.acceleration.fast import Engine, made_fast
 from carrara_models.acceleration.networks import networks_of
 from carrara_models.acceleration.warm_up import WarmedForward, warming_up
+from carrara_models.errors import NumericalError
 from carrara_models.parts import Denoiser
 from carrara_services.denoising.engine import DenoisingEngine
 from carrara_services.denoising.memory_probe import CudaMemory
@@ -46,6 +47,8 @@ MEAN_IN_HALF_PRECISION = {
     "unclip": 9.0,
 }
 MEAN_OF_OTHERS = 4.0
+# Its tiny super-resolution leaves what float16 can hold, and says so.
+OVERFLOWS_IN_FLOAT16 = {"if"}
 
 
 @functools.cache
@@ -77,6 +80,10 @@ def test_pictures_in_float32_are_near_the_exact_ones(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_pictures_in_half_precision_are_near_the_exact_ones(name: str, dtype: torch.dtype) -> None:
     most = MEAN_IN_HALF_PRECISION.get(name, MEAN_OF_OTHERS)
+    if dtype == torch.float16 and name in OVERFLOWS_IN_FLOAT16:
+        with pytest.raises(NumericalError):
+            apart(fast_parts(name, dtype), name)
+        return
     assert apart(fast_parts(name, dtype), name) <= most
 
 

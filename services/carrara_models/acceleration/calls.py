@@ -75,6 +75,11 @@ def kind_of(value: Any, name: str | None = None, *, any_rows: bool) -> tuple[Any
     return (value,)
 
 
+def rows_of(call: Any) -> int:
+    """How many rows a call has."""
+    return next(tensor.shape[0] for name, tensor in named_tensors(call) if name not in WITHOUT_ROWS)
+
+
 def sizes_of(value: Any) -> tuple[torch.Size, ...]:
     """The sizes of all tensors, in the order of `named_tensors`."""
     return tuple(tensor.shape for _, tensor in named_tensors(value))

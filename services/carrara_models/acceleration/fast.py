@@ -73,5 +73,7 @@ def made_fast(part: Any, *, engine: Engine, tile_size: int, cache: Path | None =
     buckets: tuple[int, ...] = ()
     if engine == "compile":
         buckets = ROW_BUCKETS if part.device.type == "cpu" else RECORDED_ROW_BUCKETS
+    elif engine == "openvino" and len(networks) == 1:
+        buckets = in_openvino.row_buckets(networks[0])
     numerics = Numerics(exact=False, row_buckets=buckets)
     return replace(part, dtype=torch.float32, numerics=numerics)

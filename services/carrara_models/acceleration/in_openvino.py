@@ -1,8 +1,9 @@
 """Networks on OpenVINO's kernels for CPUs.
 
 A network is traced by torch and converted, for the size of picture that it meets and any number of
-rows. For one number of rows it would be faster, by a fifth to a third at 4 million parameters and
-not at 860 million; but each number would have a copy of the weights.
+rows. For one number of rows it is faster, by a tenth to a third at 4 million parameters and not at
+860 million; but each number has a copy of the weights. So small networks are made ready for some
+numbers of rows too.
 
 Its package is an extra, so it is imported where it is used.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from carrara_models.acceleration.calls import cast, mapped, named_tensors, open_axes
+from carrara_models.acceleration.calls import cast, mapped, named_tensors, open_axes, rows_of
 from carrara_models.acceleration.warm_up import Forward, WarmedForward
 from carrara_models.errors import CheckpointError
 
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 # Blocks of UNets on which OpenVINO 2026.4 is not to be trusted: DeepFloyd IF's have crashed the
 # process, in bfloat16 after other networks in it, and unCLIP's have lost all their rows.
 _REFUSED_BLOCKS = "SimpleCrossAttn"
+# What is small, in parameters.
+_FEW = 16_000_000
+# Of small networks: each takes a second to make ready. Even ones, as a job with guidance has two.
+ROW_BUCKETS = (1, *range(2, 16, 2), *range(16, 33, 4))
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
@@ -39,6 +44,12 @@ def precisions() -> tuple[torch.dtype, ...]:
     """Those that this CPU can compute in; in others OpenVINO would compute in float32 unasked."""
     has_bfloat16 = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return (torch.float32, torch.bfloat16) if has_bfloat16 else (torch.float32,)
+
+
+def row_buckets(network: torch.nn.Module) -> tuple[int, ...]:
+    """Numbers of rows that a network is made ready for, beside any."""
+    parameters = sum(each.numel() for each in network.parameters())
+    return ROW_BUCKETS if parameters <= _FEW else ()
 
 
 def accelerate(network: torch.nn.Module, *, precision: torch.dtype, cache: Path | None) -> None:
@@ -66,11 +77,16 @@ def accelerate(network: torch.nn.Module, *, precision: torch.dtype, cache: Path 
     def ready(arguments: tuple[Any, ...], named: dict[str, Any]) -> Forward:
         call = (arguments, named)
         model = _converted(_Traceable(network, eager, call))
-        shapes = []
-        for name, tensor in named_tensors(call):
-            free = open_axes(name, any_rows=True)
-            shapes.append([-1 if axis in free else n for axis, n in enumerate(tensor.shape)])
-        return _compiled(model, shapes, precision=precision, cache=cache)
+        forwards = {
+            rows: _compiled(model, _shapes(call, rows), precision=precision, cache=cache)
+            for rows in (-1, *row_buckets(network))
+        }
+
+        def forward(*arguments: Any, **named: Any) -> tuple[torch.Tensor, ...]:
+            rows = rows_of((arguments, named))
+            return forwards.get(rows, forwards[-1])(*arguments, **named)  # type: ignore[no-any-return]
+
+        return forward
 
     network.forward = WarmedForward(eager, ready=ready, any_rows=True)  # type: ignore[method-assign]
 
@@ -129,6 +145,20 @@ def _converted(call: _Traceable) -> Any:
         raise CheckpointError(
             f"--engine openvino: OpenVINO cannot convert {name}, which other engines run: {reason}"
         ) from error
+
+
+def _shapes(call: Any, rows: int) -> list[list[int]]:
+    """Of all tensors of calls like this one with so many rows; -1 is any size."""
+    shapes = []
+    for name, tensor in named_tensors(call):
+        tokens, free = open_axes(name, any_rows=False), open_axes(name, any_rows=True)
+        shapes.append(
+            [
+                -1 if axis in tokens else rows if axis in free else size
+                for axis, size in enumerate(tensor.shape)
+            ]
+        )
+    return shapes
 
 
 def _compiled(

@@ -27,9 +27,9 @@ from carrara_services.work import Work
 _WARM_UP_SIZE_FACTOR = 8
 # Cells a side: as few as a UNet that halves them three times takes.
 _WARM_UP_CELLS = 8
-# Not 1, for which torch compiles something of its own, and no number of rows, which it would take
-# for the same.
-_WARM_UP_TOKENS = 7
+# CLIP's number of them. Not 1, for which torch compiles something of its own, and odd: a number
+# that rows have too, it would take for the same.
+_WARM_UP_TOKENS = 77
 _MAX_WARM_UP_SECONDS = 10.0
 
 
@@ -143,7 +143,8 @@ class DenoisingEngine:
         with warming_up(networks):
             for rows in self.part.numerics.row_buckets or (max(2, job.rows),):
                 if job.rows <= rows <= max(self.max_batch_rows, job.rows):
-                    self.part.predict([job] * (rows // job.rows))
+                    for _ in range(2):  # what is recorded is so the second time
+                        self.part.predict([job] * (rows // job.rows))
 
     def close(self) -> None:
         """Ends the loop's thread; what runs is finished."""
