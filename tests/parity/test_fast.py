@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import chains
+from carrara_models.acceleration import in_openvino
 from carrara_models.acceleration.fast import Engine, made_fast
 from carrara_models.acceleration.networks import networks_of
 from carrara_models.acceleration.warm_up import WarmedForward, warming_up
@@ -48,6 +49,11 @@ ENGINES = pytest.mark.parametrize(
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _few_row_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_openvino, "ROW_BUCKETS", (2, 4))
 
 
 @functools.lru_cache(maxsize=1)

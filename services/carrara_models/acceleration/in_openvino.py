@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 # Blocks of UNets on which OpenVINO 2026.4 is not to be trusted: DeepFloyd IF's have crashed the
 # process, in bfloat16 after other networks in it, and unCLIP's have lost all their rows.
 _REFUSED_BLOCKS = "SimpleCrossAttn"
+_ANY = -1  # size, as OpenVINO says it
 # What is small, in parameters.
 _FEW = 16_000_000
 # Of small networks: each takes a second to make ready. Even ones, as a job with guidance has two.
@@ -77,14 +78,18 @@ def accelerate(network: torch.nn.Module, *, precision: torch.dtype, cache: Path 
     def ready(arguments: tuple[Any, ...], named: dict[str, Any]) -> Forward:
         call = (arguments, named)
         model = _converted(_Traceable(network, eager, call))
-        forwards = {
-            rows: _compiled(model, _shapes(call, rows), precision=precision, cache=cache)
-            for rows in (-1, *row_buckets(network))
-        }
+        forwards, all_kept = {}, True
+        for rows in (_ANY, *row_buckets(network)):
+            shapes = _shapes(call, rows)
+            forwards[rows], kept = _compiled(model, shapes, precision=precision, cache=cache)
+            all_kept = all_kept and kept
+        logger.info(
+            "OpenVINO %s", "has it from an earlier start" if all_kept else "has compiled it"
+        )
 
         def forward(*arguments: Any, **named: Any) -> tuple[torch.Tensor, ...]:
             rows = rows_of((arguments, named))
-            return forwards.get(rows, forwards[-1])(*arguments, **named)  # type: ignore[no-any-return]
+            return forwards.get(rows, forwards[_ANY])(*arguments, **named)  # type: ignore[no-any-return]
 
         return forward
 
@@ -148,13 +153,13 @@ def _converted(call: _Traceable) -> Any:
 
 
 def _shapes(call: Any, rows: int) -> list[list[int]]:
-    """Of all tensors of calls like this one with so many rows; -1 is any size."""
+    """Of all tensors of calls like this one with so many rows."""
     shapes = []
     for name, tensor in named_tensors(call):
         tokens, free = open_axes(name, any_rows=False), open_axes(name, any_rows=True)
         shapes.append(
             [
-                -1 if axis in tokens else rows if axis in free else size
+                _ANY if axis in tokens else rows if axis in free else size
                 for axis, size in enumerate(tensor.shape)
             ]
         )
@@ -163,8 +168,8 @@ def _shapes(call: Any, rows: int) -> list[list[int]]:
 
 def _compiled(
     model: Any, shapes: list[list[int]], *, precision: torch.dtype, cache: Path | None
-) -> Forward:
-    """What runs calls of these shapes; -1 is any size."""
+) -> tuple[Forward, bool]:
+    """What runs calls of these shapes, and whether an earlier start has left it."""
     from openvino import PartialShape
 
     model.reshape(
@@ -182,8 +187,6 @@ def _compiled(
     if cache is not None:
         options["CACHE_DIR"] = str(cache)
     compiled = _core().compile_model(model, "CPU", options)
-    kept = compiled.get_property("LOADED_FROM_CACHE")
-    logger.info("OpenVINO %s", "has it from an earlier start" if kept else "has compiled it")
     request = compiled.create_infer_request()
 
     def forward(*arguments: Any, **named: Any) -> tuple[torch.Tensor, ...]:
@@ -191,7 +194,7 @@ def _compiled(
         made = request.infer(given, share_inputs=True)
         return tuple(torch.from_numpy(value) for value in made.to_tuple())
 
-    return forward
+    return forward, bool(compiled.get_property("LOADED_FROM_CACHE"))
 
 
 @functools.cache

@@ -9,14 +9,20 @@ from typing import Any
 import openvino_telemetry
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
-from carrara_models.acceleration import in_openvino
+from carrara_models.acceleration import in_openvino, in_torch
 from carrara_models.acceleration.in_torch import accelerate
 from carrara_models.acceleration.warm_up import WarmedForward, warming_up
 from carrara_models.denoising.batch import call_network
 from carrara_models.denoising.job import DenoisingJob
 from carrara_models.errors import CheckpointError
 from carrara_models.parts import Numerics
+
+
+@pytest.fixture(autouse=True)
+def _few_row_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_openvino, "ROW_BUCKETS", (2, 3))
 
 
 class Network(torch.nn.Module):
@@ -74,6 +80,26 @@ def test_only_what_was_met_in_the_warm_up_is_compiled_and_tokens_are_left_open()
         torch.testing.assert_close(made, picture)
         # What is compiled takes no notes.
         assert bool(network.seen) == (rows == 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_for_a_gpu_a_network_is_compiled_once_for_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, as far as that goes: what is recorded there is what is compiled here."""
+    monkeypatch.setattr(in_torch, "Replayed", lambda forward: forward)
+    network = Network()
+    expected = {rows: call(network, rows=rows, tokens=9) for rows in (2, 4, 6)}
+    network.forward = in_torch._compiled(network.forward, on_gpu=True)
+    before = counters["stats"]["unique_graphs"]
+    with torch.inference_mode():
+        with warming_up([network]):
+            call(network, rows=2, tokens=5)
+        for rows, picture in expected.items():
+            network.seen.clear()
+            torch.testing.assert_close(call(network, rows=rows, tokens=9), picture)
+            assert not network.seen
+    assert counters["stats"]["unique_graphs"] == before + 1
 
 
 def on_openvino(network: Network, *, cache: Path | None = None) -> Network:
