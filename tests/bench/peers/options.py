@@ -30,7 +30,7 @@ def read_arguments(
         "--workload",
         action="append",
         type=workload_option,
-        metavar="NAME [callers=N] [requests=N]",
+        metavar="NAME [callers=N] [requests=N] [steps=N]",
         help=f"of {', '.join(PRESETS)}; may be repeated; default: uniform",
     )
     add("--peer", action="append", choices=PEERS, help="default: diffusers and fastapi")
@@ -91,15 +91,15 @@ def read_arguments(
 
 
 def workload_option(text: str) -> tuple[str, dict[str, int]]:
-    """Reads "NAME callers=N requests=N"; gives the name and the numbers."""
+    """Reads "NAME callers=N requests=N steps=N"; gives the name and the numbers."""
     name, *options = text.split()
     if name not in PRESETS:
         raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PRESETS)}")
     numbers = {}
     for option in options:
         key, _, number = option.partition("=")
-        if key not in ("callers", "requests") or not number.isdigit():
-            raise argparse.ArgumentTypeError(f"{option!r} is neither callers=N nor requests=N")
+        if key not in ("callers", "requests", "steps") or not number.isdigit():
+            raise argparse.ArgumentTypeError(f"{option!r} is no callers=N, requests=N or steps=N")
         numbers[key] = int(number)
     return name, numbers
 

@@ -232,9 +232,14 @@ def workload_from(option: tuple[str, Mapping[str, int]], chosen: argparse.Namesp
     """A preset with what the command line says of it."""
     name, numbers = option
     preset = PRESETS[name]
-    scheduler = {} if chosen.scheduler is None else {"scheduler": chosen.scheduler}
+    changed: dict[str, Any] = {}
+    if chosen.scheduler is not None:
+        changed["scheduler"] = chosen.scheduler
+    if "steps" in numbers:
+        changed["num_inference_steps"] = numbers["steps"]
+    name_of = f"{numbers['steps']}-step" if "steps" in numbers else None
     classes = [
-        RequestClass(each.name, each.share, {**each.settings, **scheduler})
+        RequestClass(name_of or each.name, each.share, {**each.settings, **changed})
         for each in preset.classes
     ]
     work = workload_of(
