@@ -1,6 +1,8 @@
 """Calls of a network as CUDA graphs: all its kernels launched at once, not one by one.
 
-At few rows a GPU is done with a kernel before the CPU has launched the next.
+At few rows a GPU is done with a kernel before the CPU has launched the next. torch.compile can do
+it too (`mode="reduce-overhead"`), but what it records belongs to the thread that compiled; here one
+thread makes a network ready and another one runs it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from carrara_models.acceleration.calls import kind_of, mapped, named_tensors, si
 from carrara_models.acceleration.warm_up import Forward
 
 # Of one network; what comes beyond them is launched kernel by kernel.
-MAX_GRAPHS = 64
+MAX_GRAPHS = 256
 
 
 @dataclass(frozen=True)
