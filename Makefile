@@ -45,7 +45,8 @@ train-check: install
 
 # Carrara beside diffusers in one process and behind FastAPI, shortly: prints ratios. docs/performance.md has more.
 bench: install runs/peers/fastapi/.complete
-	$(BIN)/python tests/bench/peers/run.py --peer diffusers --peer fastapi --rounds 2 --requests 16
+	$(BIN)/python tests/bench/peers/run.py --rounds 2 --requests 16 --peer diffusers --peer fastapi \
+		--carrara "fast numerics=fast engine=openvino" --carrara exact
 
 runs/peers/%/.complete: tests/bench/peers/requirements/%.txt tests/bench/peers/requirements/pipeline.txt constraints.txt
 	PYTHON=$(PYTHON) TORCH_INDEX_URL=$(TORCH_INDEX_URL) tests/bench/peers/make_env.sh $*

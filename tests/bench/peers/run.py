@@ -2,7 +2,8 @@
 
     tests/bench/peers/make_env.sh fastapi
     python tests/bench/peers/run.py --peer diffusers --peer fastapi
-    python tests/bench/peers/run.py --workload mixed --workload poisson --rate 2 \\
+    python tests/bench/peers/run.py --workload "uniform callers=4" --workload mixed --workers 2 \\
+        --carrara "fast generators=2 numerics=fast engine=openvino" --carrara exact \\
         --peer diffusers --peer fastapi --peer litserve --peer ray --json peers.json
     python tests/bench/peers/run.py --scheduler ddim --peer openvino
 
