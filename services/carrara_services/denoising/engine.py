@@ -140,10 +140,11 @@ class DenoisingEngine:
     def _compile(self, request: DenoisingRequest, networks: Iterable[torch.nn.Module]) -> None:
         """For as many rows as the batch may have."""
         job = self.part.start(request)
+        calls = 1 if self.part.device.type == "cpu" else 2  # what is recorded is so the second time
         with warming_up(networks):
             for rows in self.part.numerics.row_buckets or (max(2, job.rows),):
                 if job.rows <= rows <= max(self.max_batch_rows, job.rows):
-                    for _ in range(2):  # what is recorded is so the second time
+                    for _ in range(calls):
                         self.part.predict([job] * (rows // job.rows))
 
     def close(self) -> None:
