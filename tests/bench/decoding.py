@@ -16,7 +16,7 @@ import sys
 import time
 
 import torch
-from diffusers import AutoencoderKL
+from random_checkpoint import stable_diffusion_vae
 
 from carrara_models.acceleration.tiles import use_tiles
 from carrara_models.checkpoints import open_checkpoint
@@ -55,14 +55,7 @@ def decode(case: argparse.Namespace) -> None:
         checkpoint = open_checkpoint(case.checkpoint, stage="decoder")
         vae = load_part(checkpoint, device=torch.device("cpu"), dtype=torch.float32).vae
     else:
-        blocks = 4
-        vae = AutoencoderKL(
-            down_block_types=["DownEncoderBlock2D"] * blocks,
-            up_block_types=["UpDecoderBlock2D"] * blocks,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            sample_size=512,
-        ).eval()
+        vae = stable_diffusion_vae(sample_size=512).eval()
     vae.to(memory_format=torch.channels_last)
     if case.tile_size:
         use_tiles(vae, side=case.tile_size)

@@ -17,7 +17,7 @@ vocabulary is at hand; texts are padded to the published length all the same.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from carrara_services.torch_runtime import DTYPES
 from families.deepfloyd_if import SCHEDULE as IF_SCHEDULE
 from families.t5 import write_t5_tokenizer
 from tiny_checkpoints import END, NOISE_SCHEDULE, clip_text_config, write_json, write_tokenizer
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CLIP_L: Mapping[str, Any] = {
     "width": 768,
     "intermediate_size": 3072,
@@ -78,10 +78,15 @@ IF_UNET: Mapping[str, Any] = {
 
 
 class Writer:
-    """Makes models on a device and saves them in a dtype."""
+    """Makes models on a device and saves them in a dtype, and remembers what there is.
+
+    Attributes:
+        components: As model_index.json names them: library and class, of each name.
+    """
 
     def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
         self._folder, self._device, self._dtype = folder, device, dtype
+        self.components: dict[str, tuple[str | None, str | None]] = {}
 
     def model(self, name: str, make: Callable[[], Any]) -> None:
         """Saves what is made, as the component `name`."""
@@ -90,41 +95,52 @@ class Writer:
         count = sum(each.numel() for each in model.parameters())
         print(f"{name}: {count / 1e6:.0f} million parameters", flush=True)
         model.to(self._dtype).save_pretrained(self._folder / name)
+        self.components[name] = (type(model).__module__.partition(".")[0], type(model).__name__)
 
     def clip(
         self, name: str, tokenizer: str, size: Mapping[str, Any], *, pad: str, **changes: Any
     ) -> None:
         """CLIP's text tower, with a tokenizer."""
         vocabulary = write_tokenizer(self._folder / tokenizer, pad_token=pad)
+        self.components[tokenizer] = ("transformers", "CLIPTokenizer")
         of_class = CLIPTextModelWithProjection if changes else CLIPTextModel
         self.model(name, lambda: of_class(clip_text_config(vocabulary, **size, **changes)))
+
+    def t5_tokenizer(self) -> int:
+        """T5's; gives how many tokens it knows."""
+        self.components["tokenizer"] = ("transformers", "T5Tokenizer")
+        return write_t5_tokenizer(self._folder / "tokenizer")
 
     def vae(self, *, pixels: int, scaling_factor: float) -> None:
         """Stable Diffusion's, XL's likewise."""
         self.model(
-            "vae",
-            lambda: AutoencoderKL(
-                down_block_types=["DownEncoderBlock2D"] * 4,
-                up_block_types=["UpDecoderBlock2D"] * 4,
-                block_out_channels=(128, 256, 512, 512),
-                layers_per_block=2,
-                sample_size=pixels,
-                scaling_factor=scaling_factor,
-            ),
+            "vae", lambda: stable_diffusion_vae(sample_size=pixels, scaling_factor=scaling_factor)
         )
 
-    def index(self, class_name: str, **components: tuple[str | None, str | None]) -> None:
-        """What the pipeline is made of, its scheduler included."""
-        _, scheduler = components["scheduler"]
+    def index(self, class_name: str, *, scheduler: str, absent: Sequence[str]) -> None:
+        """What the pipeline is made of, with its scheduler, and what of it there is not."""
         schedule = IF_SCHEDULE if scheduler == "DDPMScheduler" else NOISE_SCHEDULE
+        self.components["scheduler"] = ("diffusers", scheduler)
+        self.components |= dict.fromkeys(absent, (None, None))
         write_json(
             self._folder / "scheduler" / "scheduler_config.json",
             {"timestep_spacing": "leading"} | schedule | {"_class_name": scheduler},
         )
         write_json(
             self._folder / "model_index.json",
-            {"_class_name": class_name, "_diffusers_version": "0.42.1"} | components,
+            {"_class_name": class_name, "_diffusers_version": "0.42.1"} | self.components,
         )
+
+
+def stable_diffusion_vae(**changes: Any) -> AutoencoderKL:
+    """Of its size, with random weights."""
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        **changes,
+    )
 
 
 def write_sd15(write: Writer, *, pixels: int) -> None:
@@ -136,13 +152,8 @@ def write_sd15(write: Writer, *, pixels: int) -> None:
     write.vae(pixels=pixels, scaling_factor=0.18215)
     write.index(
         "StableDiffusionPipeline",
-        scheduler=("diffusers", "DDIMScheduler"),
-        text_encoder=("transformers", "CLIPTextModel"),
-        tokenizer=("transformers", "CLIPTokenizer"),
-        unet=("diffusers", "UNet2DConditionModel"),
-        vae=("diffusers", "AutoencoderKL"),
-        safety_checker=(None, None),
-        feature_extractor=(None, None),
+        scheduler="DDIMScheduler",
+        absent=("safety_checker", "feature_extractor"),
     )
 
 
@@ -154,23 +165,15 @@ def write_sdxl(write: Writer, *, pixels: int) -> None:
     write.vae(pixels=pixels, scaling_factor=0.13025)
     write.index(
         "StableDiffusionXLPipeline",
-        scheduler=("diffusers", "EulerDiscreteScheduler"),
-        text_encoder=("transformers", "CLIPTextModel"),
-        text_encoder_2=("transformers", "CLIPTextModelWithProjection"),
-        tokenizer=("transformers", "CLIPTokenizer"),
-        tokenizer_2=("transformers", "CLIPTokenizer"),
-        unet=("diffusers", "UNet2DConditionModel"),
-        vae=("diffusers", "AutoencoderKL"),
-        feature_extractor=(None, None),
-        image_encoder=(None, None),
+        scheduler="EulerDiscreteScheduler",
+        absent=("feature_extractor", "image_encoder"),
     )
 
 
 def write_if64(write: Writer, *, pixels: int) -> None:
     """The size of DeepFloyd IF's smaller first stage."""
-    tokens = write_t5_tokenizer(write._folder / "tokenizer")
     config = T5Config(
-        vocab_size=tokens,
+        vocab_size=write.t5_tokenizer(),
         d_model=4096,
         d_kv=64,
         d_ff=10240,
@@ -183,13 +186,8 @@ def write_if64(write: Writer, *, pixels: int) -> None:
     write.model("unet", lambda: UNet2DConditionModel(sample_size=pixels, **IF_UNET))
     write.index(
         "IFPipeline",
-        scheduler=("diffusers", "DDPMScheduler"),
-        text_encoder=("transformers", "T5EncoderModel"),
-        tokenizer=("transformers", "T5Tokenizer"),
-        unet=("diffusers", "UNet2DConditionModel"),
-        feature_extractor=(None, None),
-        safety_checker=(None, None),
-        watermarker=(None, None),
+        scheduler="DDPMScheduler",
+        absent=("feature_extractor", "safety_checker", "watermarker"),
     )
 
 
