@@ -40,6 +40,7 @@ def serve(
     max_queue_seconds: command_line.MaxQueueSeconds = None,
     max_batch_rows: command_line.MaxBatchRows = None,
     max_wait_ms: command_line.MaxWaitMs = None,
+    progress_interval_ms: command_line.ProgressIntervalMs = None,
     tile_size: command_line.TileSize = None,
     also_accepts: command_line.AlsoAccepts = None,
     insecure: command_line.Insecure = None,

@@ -65,8 +65,14 @@ class Served:
 
 @asynccontextmanager
 async def served(role: str, checkpoint: Path, **settings: object) -> AsyncIterator[Served]:
-    """Serves one stage of a checkpoint on a free port."""
-    given = {"checkpoint": str(checkpoint), "bind": "127.0.0.1:0", "num_threads": 1, **settings}
+    """Serves one stage of a checkpoint on a free port; it tells of each step."""
+    given = {
+        "checkpoint": str(checkpoint),
+        "bind": "127.0.0.1:0",
+        "num_threads": 1,
+        "progress_interval_ms": 0,
+        **settings,
+    }
     server = StageServer(role, read_settings(given))
     try:
         await server.start(OPENERS[role])

@@ -187,7 +187,7 @@ def test_sigterm_finishes_what_runs_hands_back_what_waits_and_exits_with_0(
             num_inference_steps=SLOW_STEPS, guidance_scale=1, scheduler="ddim"
         ),
     )
-    flags = ("--max-batch-rows", "1")
+    flags = ("--max-batch-rows", "1", "--progress-interval-ms", "0")
     with (
         stage_process("generator", checkpoint=sd1, flags=flags) as stage,
         grpc.insecure_channel(stage.address) as channel,

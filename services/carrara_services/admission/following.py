@@ -11,7 +11,6 @@ from carrara_services.admission.demand import PLAIN, Demand
 from carrara_services.admission.happenings import (
     Failed,
     Finished,
-    Progress,
     Suspended,
     UnderWay,
 )
@@ -47,7 +46,6 @@ async def follow(
     """
     happenings = Mailbox()
     ticket = line.submit(payload, listener=happenings.put, demand=demand, deadline=deadline)
-    progress: Progress | None = None
     expired = False
     try:
         while True:
@@ -56,11 +54,9 @@ async def follow(
                     happening = await happenings.get()
             except TimeoutError:
                 expired = True
-                raise _deadline_error(stage, ticket, progress) from None
+                raise _deadline_error(stage, ticket) from None
             if isinstance(happening, Failed):
                 raise happening.error
-            if isinstance(happening, Progress):
-                progress = happening
             yield happening
             if isinstance(happening, Finished | Suspended):
                 return
@@ -71,9 +67,10 @@ async def follow(
         line.abandon(ticket, expired=expired)
 
 
-def _deadline_error(stage: str, ticket: Ticket, progress: Progress | None) -> DeadlineError:
+def _deadline_error(stage: str, ticket: Ticket) -> DeadlineError:
     if ticket.taken is None:
         return DeadlineError(f"in the queue of the {stage}")
+    progress = ticket.progress
     if progress is None:
         return DeadlineError(f"in the {stage}")
     return DeadlineError(

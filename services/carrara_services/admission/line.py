@@ -16,6 +16,7 @@ from carrara_services.admission.happenings import (
     Failed,
     Finished,
     Happening,
+    Progress,
     Queued,
     Suspended,
     Usage,
@@ -44,6 +45,7 @@ class Ticket:
     Attributes:
         urgency: The smallest is served first: by priority, then deadline, then arrival.
         share_done: Of the work, 0 to 1; the worker sets it.
+        progress: The last step that is done, of work that has steps; the worker sets it.
         abandoned: The caller has gone; the worker drops the work before its next step.
         expired: It has gone because its time was over.
     """
@@ -60,6 +62,7 @@ class Ticket:
         self.payload, self.tell, self.demand = payload, listener, demand
         self.urgency = (-demand.priority, deadline, number)
         self.share_done = 0.0
+        self.progress: Progress | None = None
         self.abandoned = self.expired = False
         self.submitted = time.perf_counter()
         self.taken: float | None = None

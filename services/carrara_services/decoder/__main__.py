@@ -35,6 +35,7 @@ def open_stage(settings: Settings) -> Stage:
             max_queue_jobs=settings.max_queue_jobs,
             max_queue_seconds=settings.max_queue_seconds,
             max_batch_rows=settings.max_batch_rows or limits.MAX_BATCH_ROWS,
+            progress_interval_seconds=settings.progress_interval_ms / 1e3,
             memory=torch_runtime.memory_to_fit(settings, device=part.device),
         )
     else:

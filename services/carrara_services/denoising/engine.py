@@ -55,6 +55,7 @@ class DenoisingEngine:
         max_queue_jobs: int,
         max_queue_seconds: float = math.inf,
         max_batch_rows: int,
+        progress_interval_seconds: float = 0.0,
         memory: DeviceMemory | None = None,
     ) -> None:
         self.part = part
@@ -64,6 +65,7 @@ class DenoisingEngine:
             max_queue_jobs=max_queue_jobs,
             max_queue_seconds=max_queue_seconds,
             max_batch_rows=max_batch_rows,
+            progress_interval_seconds=progress_interval_seconds,
         )
         self._role = role
 

@@ -41,6 +41,7 @@ class _Row:
         self.first_step, self.rows = job.step, 0
         self.steps = max(1, job.num_steps - job.step)  # to be done here
         self.preview_interval_steps = self.work.preview_interval_steps
+        self.told = -math.inf  # when its caller has last been told of a step
 
     @property
     def work(self) -> Work:
@@ -64,6 +65,10 @@ class DenoisingLoop:
     The most urgent job starts as soon as `max_batch_rows` has room; a wide one is not overtaken by
     narrow ones. What a job raises is that job's alone.
 
+    Args:
+        progress_interval_seconds: Of a job's steps that follow one another more quickly, its caller
+            is told of some: of the first, of the last and of what is shown.
+
     Attributes:
         line: Where its jobs wait.
         watch: Is told of each tick that begins from when it is set; None counts nothing.
@@ -76,12 +81,14 @@ class DenoisingLoop:
         max_queue_jobs: int,
         max_batch_rows: int,
         max_queue_seconds: float = math.inf,
+        progress_interval_seconds: float = 0.0,
     ) -> None:
         self.line = WaitingLine(
             max_jobs=max_queue_jobs, max_seconds=max_queue_seconds, width=max_batch_rows
         )
         self.watch: TickWatch | None = None
         self._denoiser = denoiser
+        self._progress_interval_seconds = progress_interval_seconds
         self._active: list[_Row] = []
         self._served: set[tuple[object, ...]] = set()  # in this round
         self._suspending = False
@@ -291,7 +298,12 @@ class DenoisingLoop:
             self._drop(row, error)
             return
         ticket.share_done = (job.step - row.first_step) / row.steps
-        ticket.tell(Progress(job.step, job.num_steps))
+        ticket.progress = Progress(job.step, job.num_steps)
+        now = time.monotonic()
+        is_due = now - row.told >= self._progress_interval_seconds
+        if is_due or sample is not None or preview is not None:
+            ticket.tell(ticket.progress)
+            row.told = now
         if preview is not None:
             # Read not before: the step has waited for the device, which has made this earlier.
             ticket.tell(Preview(job.step, preview.cpu().numpy()))

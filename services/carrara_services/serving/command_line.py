@@ -89,6 +89,13 @@ MaxWaitMs = Annotated[
         "share its batch. [CARRARA_MAX_WAIT_MS; 0]"
     ),
 ]
+ProgressIntervalMs = Annotated[
+    float | None,
+    typer.Option(
+        help="Of denoising steps that are closer together not all are told of; 0 tells of each. "
+        "[CARRARA_PROGRESS_INTERVAL_MS; 100]"
+    ),
+]
 TileSize = Annotated[
     int | None,
     typer.Option(
@@ -146,6 +153,7 @@ def run_stage(role: str, open_stage: Callable[[Settings], app.Stage]) -> None:
         max_queue_seconds: MaxQueueSeconds = None,
         max_batch_rows: MaxBatchRows = None,
         max_wait_ms: MaxWaitMs = None,
+        progress_interval_ms: ProgressIntervalMs = None,
         tile_size: TileSize = None,
         also_accepts: AlsoAccepts = None,
         insecure: Insecure = None,

@@ -16,6 +16,8 @@ MAX_BATCH_ROWS = 32  # of denoisers
 MAX_BATCH_PICTURES = 8
 MAX_BATCH_TEXTS = 16
 MAX_WAIT_MS = 0.0  # what comes while others are done is a batch without waiting
+# A job's steps may take less than what it costs to tell of them.
+PROGRESS_INTERVAL_MS = 100.0
 TILE_SIZE = 1024  # what most models are trained at or below
 MAX_CACHED_TEXTS = 1024
 MAX_CACHED_BYTES = 256 * 1024 * 1024

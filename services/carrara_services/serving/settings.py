@@ -48,6 +48,8 @@ class Settings(BaseSettings):
             in fast numerics only, pictures or texts. None: as many as the stage's role has.
         max_wait_ms: How long a picture or a text waits for others to share its batch; only of
             decoders and text encoders in fast numerics.
+        progress_interval_ms: Of denoising steps that follow one another more quickly not all are
+            told of, but the first, the last and those that are shown.
         tile_size: Pixels; in fast numerics, decoders decode pictures with a longer side in tiles of
             this size, for which less memory is enough.
         insecure: Allows addresses that other machines can reach.
@@ -75,6 +77,7 @@ class Settings(BaseSettings):
     max_queue_seconds: float = Field(default=limits.MAX_QUEUE_SECONDS, gt=0, le=86400)
     max_batch_rows: int | None = Field(default=None, ge=1)
     max_wait_ms: float = Field(default=limits.MAX_WAIT_MS, ge=0, le=1000)
+    progress_interval_ms: float = Field(default=limits.PROGRESS_INTERVAL_MS, ge=0, le=60_000)
     tile_size: int = Field(default=limits.TILE_SIZE, ge=64, multiple_of=64)
     insecure: bool = False
     metrics_bind: str | None = None

@@ -36,9 +36,11 @@ from unit.services.toy_generator import ToyGenerator, alone, toy_request
 
 @contextmanager
 def looping(
-    generator: ToyGenerator, *, max_queue_jobs: int = 8, max_batch_rows: int = 8
+    generator: ToyGenerator, *, max_queue_jobs: int = 8, max_batch_rows: int = 8, **settings: float
 ) -> Iterator[DenoisingLoop]:
-    loop = DenoisingLoop(generator, max_queue_jobs=max_queue_jobs, max_batch_rows=max_batch_rows)
+    loop = DenoisingLoop(
+        generator, max_queue_jobs=max_queue_jobs, max_batch_rows=max_batch_rows, **settings
+    )
     try:
         yield loop
     finally:
@@ -461,6 +463,27 @@ async def test_who_asks_is_shown_every_so_many_steps_and_nobody_else_is():
         alone(1, steps=5),
         alone(2, steps=5),
     ]
+
+
+async def test_of_steps_in_quick_succession_first_last_and_shown_ones_are_told():
+    with looping(ToyGenerator(preview=painted), progress_interval_seconds=3600) as loop:
+        plain = await told(loop, toy_request(1, steps=9))
+        seen = await told(loop, toy_request(2, steps=9), preview_interval_steps=4)
+        once = await told(loop, toy_request(3, steps=1))
+    assert [each.step for each in plain if isinstance(each, Progress)] == [1, 9]
+    assert [each.step for each in seen if isinstance(each, Progress)] == [1, 4, 8, 9]
+    assert [each.step for each in once if isinstance(each, Progress)] == [1]
+
+
+async def test_a_deadline_names_the_last_step_that_is_done_whether_or_not_it_was_told():
+    generator = ToyGenerator(turn=held())
+    with looping(generator, progress_interval_seconds=3600) as loop:
+        soon = asyncio.get_running_loop().time() + 0.3
+        job = run(loop, toy_request(1, steps=50), deadline=soon)
+        generator.turn.release(3)
+        with pytest.raises(DeadlineError, match="after step 3 of 50") as caught:
+            await job
+    assert caught.value.step == 3
 
 
 async def test_a_reader_who_does_not_read_holds_nobody_up_and_is_shown_the_latest_alone():

@@ -38,6 +38,7 @@ def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch, name: str
         "max_batch_rows": 3,
         "insecure": True,
         "max_wait_ms": 5.0,
+        "progress_interval_ms": 40.0,
         "tile_size": 512,
         "metrics_bind": "127.0.0.1:9464",
         "drain_pause_seconds": 2.5,
