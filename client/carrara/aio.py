@@ -290,6 +290,8 @@ class AsyncCascade:
     async def _paint(self, wanted: Prompt, timeout_seconds: float, emit: Emit) -> None:
         request = Request.lasting(timeout_seconds)
         outcome = Outcome(self._chain, wanted)
+        for step in self._chain.steps:
+            step.stage.refuse_if_full(request)
         conditionings = await _all(
             self._encode(index, wanted, outcome, request, emit)
             for index in range(len(self._chain.encoders))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Container
@@ -49,6 +50,10 @@ OTHER_REPLICAS_WAIT_SECONDS = 1.0  # once one has answered
 MAX_ATTEMPTS = 5
 FIRST_BACKOFF_SECONDS = 0.1
 BACKOFF_FACTOR = 2.0
+
+# A replica that is full and says when to come back is left alone until then, but at most so long: a
+# place may come free earlier, as when callers go.
+MAX_REST_SECONDS = 1.0
 
 # A stage that the network has swallowed is noticed after both. Stages permit a ping every 5 s;
 # gRPC's own servers one in five minutes, and end the connection of whoever pings more often.
@@ -95,10 +100,25 @@ class Request:
         return self.deadline - asyncio.get_running_loop().time()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Replica:
+    """One address, and until when its stage has said to be full, on the event loop's clock."""
+
     address: str
     channel: grpc.aio.Channel
+    full_until: float = -math.inf
+
+    @property
+    def full_seconds(self) -> float:
+        """How long it is to be left alone; negative if it is not."""
+        return self.full_until - asyncio.get_running_loop().time()
+
+    def note(self, failure: CarraraError) -> None:
+        """Remembers a refusal that everybody would get now."""
+        rest = failure.retry_after_seconds
+        # Behind a name there may be others, which have room.
+        if rest and failure.limit in ("jobs", "seconds") and not self.address.startswith("dns:"):
+            self.full_until = asyncio.get_running_loop().time() + min(rest, MAX_REST_SECONDS)
 
 
 class _GoOn(Exception):
@@ -165,6 +185,23 @@ class Stage:
     async def describe(self) -> None:
         """Asks what the stage is, as `connect` does, but of one that does not serve too."""
         await self._ask(self._description)
+
+    def refuse_if_full(self, request: Request) -> None:
+        """Refuses what all replicas would refuse, before others work for it in vain.
+
+        Raises:
+            ResourceExhaustedError: Each has just said that it is full, and when to come back.
+        """
+        left = min(replica.full_seconds for replica in self._replicas)
+        if left > 0:
+            raise ResourceExhaustedError(
+                f"{self}: full, as it has just said; not asked again for {left:.2f} s",
+                role=self.role,
+                address=self.address,
+                request_id=request.request_id,
+                reason="QUEUE_FULL",
+                retry_after_seconds=left,
+            )
 
     async def encode(
         self,
@@ -373,6 +410,7 @@ class Stage:
                 failure = from_rpc_error(
                     error, role=self.role, address=replica.address, request_id=request.request_id
                 )
+                replica.note(failure)
                 attempts_left -= 1
                 pause = backoff * random.uniform(0.8, 1.2)
                 if (
@@ -400,14 +438,18 @@ class Stage:
         return elsewhere and (full or failure.reason == "FINGERPRINT")
 
     def _next_replica(self, asked: Container[str]) -> _Replica:
-        """The next in turn among those within reach, if possible not one that was asked before."""
+        """The next in turn among those within reach, if possible one that is not known to be full.
+
+        And if possible not one that was asked before.
+        """
         turn = next(self._turn) % len(self._replicas)
         connectivity = grpc.ChannelConnectivity
 
-        def rank(replica: _Replica) -> tuple[bool, bool, bool]:
+        def rank(replica: _Replica) -> tuple[bool, bool, bool, bool]:
             state = replica.channel.get_state(try_to_connect=True)
             gone = state in (connectivity.TRANSIENT_FAILURE, connectivity.SHUTDOWN)
-            return gone, replica.address in asked, state is not connectivity.READY
+            full = replica.full_seconds > 0
+            return gone, replica.address in asked, full, state is not connectivity.READY
 
         return min(self._replicas[turn:] + self._replicas[:turn], key=rank)
 

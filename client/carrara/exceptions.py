@@ -50,6 +50,7 @@ class CarraraError(Exception):
         field_violations: What was wrong with which setting.
         retry_after_seconds: When the stage asks to come back.
         step: Denoising steps done when it went wrong.
+        limit: What a full queue had too much for: "jobs", "seconds" or this request's "deadline".
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class CarraraError(Exception):
         field_violations: tuple[FieldViolation, ...] = (),
         retry_after_seconds: float | None = None,
         step: int | None = None,
+        limit: str | None = None,
     ) -> None:
         super().__init__(message)
         self.role, self.address, self.request_id = role, address, request_id
         self.reason, self.field_violations = reason, field_violations
         self.retry_after_seconds, self.step = retry_after_seconds, step
+        self.limit = limit
 
 
 class InvalidArgumentError(CarraraError):
@@ -182,6 +185,7 @@ def from_rpc_error(
         field_violations=tuple(violations),
         retry_after_seconds=retry_after,
         step=int(step) if step.isdecimal() else None,
+        limit=(info.metadata.get("limit") or None) if info else None,
     )
 
 

@@ -5,17 +5,26 @@ Neither torch nor gRPC; `carrara_services.serving.errors` gives each its status.
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class QueueFullError(Exception):
     """There is more work before this than may be, or than its deadline allows.
 
     Attributes:
         retry_after_seconds: When it is worth coming back.
+        limit: What it was too much for; but for its own deadline, others would be refused too.
     """
 
-    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: float,
+        limit: Literal["jobs", "seconds", "deadline"] = "jobs",
+    ) -> None:
         super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
+        self.retry_after_seconds, self.limit = retry_after_seconds, limit
 
 
 class TooLargeError(Exception):

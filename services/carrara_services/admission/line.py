@@ -181,6 +181,7 @@ class WaitingLine:
                 f"the work that waits takes about {backlog:.1f} s, and the limit is "
                 f"{self.max_seconds:g} s",
                 retry_after_seconds=self._retry_after(backlog - self.max_seconds),
+                limit="seconds",
             )
         own = self._pace.seconds(demand.cost)
         left = due - time.monotonic()
@@ -188,6 +189,7 @@ class WaitingLine:
             raise QueueFullError(
                 f"the deadline is in {left:.1f} s, and what comes before takes about {wait:.1f} s",
                 retry_after_seconds=self._retry_after(wait + own - left),
+                limit="deadline",
             )
 
     @staticmethod

@@ -110,6 +110,8 @@ def _status(
     metadata = {"stage": role}
     if (step := getattr(error, "step", None)) is not None:
         metadata["step"] = str(step)
+    if isinstance(error, QueueFullError):
+        metadata["limit"] = error.limit
     status = status_pb2.Status(code=code.value[0], message=text)
     for detail in (
         error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata),

@@ -16,6 +16,7 @@ from carrara import (
     InvalidArgumentError,
     ResourceExhaustedError,
     StageUnavailableError,
+    connections,
 )
 from carrara.retry_budget import RESERVE_TOKENS
 from name_server import Names, name_server
@@ -180,6 +181,60 @@ async def test_a_single_attempt_shows_the_refusal_that_another_replica_would_hav
     assert sum(10 - len(replica.faults) for replica in replicas) == 1
     with pytest.raises(InvalidArgumentError, match="max_attempts: 0 is not allowed"):
         await AsyncCascade.connect(**addresses, max_attempts=0)
+
+
+def full(*, limit: str) -> Fault:
+    details = fault_details("QUEUE_FULL", retry_after_seconds=9, limit=limit)
+    return Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, details=details)
+
+
+@pytest.mark.parametrize("limit", ["jobs", "seconds"])
+async def test_nobody_works_for_a_stage_that_has_just_said_to_be_full(
+    toys: ToyCascade, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(connections, "MAX_REST_SECONDS", 0.5)
+    toys.generator.faults = [full(limit=limit)]
+    async with await AsyncCascade.connect(**toys.addresses) as cascade:
+        with pytest.raises(ResourceExhaustedError) as caught:
+            await cascade.generate("a circle")
+        assert (caught.value.limit, caught.value.retry_after_seconds) == (limit, 9)
+        asked = len(toys.text_encoder.requests), len(toys.generator.requests)
+        with pytest.raises(ResourceExhaustedError, match="full, as it has just said") as caught:
+            await cascade.generate("a circle")
+        assert caught.value.reason == "QUEUE_FULL"
+        assert 0 < caught.value.retry_after_seconds <= 0.5
+        assert asked == (len(toys.text_encoder.requests), len(toys.generator.requests))
+        await asyncio.sleep(caught.value.retry_after_seconds)
+        await cascade.generate("a circle")
+
+
+async def test_a_deadline_that_is_too_soon_is_no_matter_of_others(toys: ToyCascade) -> None:
+    toys.generator.faults = [full(limit="deadline")]
+    async with await AsyncCascade.connect(**toys.addresses) as cascade:
+        with pytest.raises(ResourceExhaustedError):
+            await cascade.generate("a circle", timeout_seconds=1)
+        await cascade.generate("a circle")
+
+
+async def test_a_full_replica_is_passed_over_while_others_have_room(
+    toys: ToyCascade, replicas: list[ToyStage]
+) -> None:
+    replicas[0].faults = [full(limit="jobs")] * 10
+    async with await AsyncCascade.connect(**connect(toys, *replicas)) as cascade:
+        results = [await cascade.generate("a circle") for _ in range(9)]
+    assert len(replicas[0].faults) == 9
+    assert sum(result.usage[1].attempts for result in results) == 10
+
+
+async def test_behind_a_name_there_may_be_others_with_room(
+    toys: ToyCascade, replicas: list[ToyStage]
+) -> None:
+    replicas[0].faults = [full(limit="jobs")]
+    addresses = toys.addresses | {"generators": [f"dns:///localhost:{port_of(replicas[0])}"]}
+    async with await AsyncCascade.connect(**addresses, max_attempts=1) as cascade:
+        with pytest.raises(ResourceExhaustedError):
+            await cascade.generate("a circle")
+        await cascade.generate("a circle")
 
 
 async def test_a_replay_goes_to_a_replica_that_was_not_asked_before(

@@ -60,10 +60,16 @@ class Fault:
 
 
 def fault_details(
-    reason: str = "", *, retry_after_seconds: int = 0, field: str = "", step: str = ""
+    reason: str = "",
+    *,
+    retry_after_seconds: int = 0,
+    field: str = "",
+    step: str = "",
+    limit: str = "",
 ) -> tuple[Message, ...]:
     """Error details as the services send them."""
-    metadata = {"stage": "generator"} | ({"step": step} if step else {})
+    told = {"stage": "generator", "step": step, "limit": limit}
+    metadata = {name: value for name, value in told.items() if value}
     info = error_details_pb2.ErrorInfo(reason=reason, domain="carrara", metadata=metadata)
     found: list[Message] = [info, error_details_pb2.RequestInfo(request_id="the-stage-s-own-id")]
     if retry_after_seconds:

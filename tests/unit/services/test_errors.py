@@ -103,6 +103,7 @@ def test_a_step_and_a_delay_arrive_as_numbers():
     full = refusals.QueueFullError("64 jobs are waiting", retry_after_seconds=1.5)
     status = status_of(full, role="generator", request_id="r1")
     assert unpacked(status, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() == 1500
+    assert unpacked(status, error_details_pb2.ErrorInfo).metadata["limit"] == "jobs"
 
 
 def test_anything_else_tells_the_request_id_and_nothing_more():
