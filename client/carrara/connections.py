@@ -54,6 +54,10 @@ BACKOFF_FACTOR = 2.0
 # A replica that is full and says when to come back is left alone until then, but at most so long: a
 # place may come free earlier, as when callers go.
 MAX_REST_SECONDS = 1.0
+# For so long after that, requests begin one by one: whatever begins before the first of them is
+# refused again is encoded in vain.
+CAUTION_SECONDS = 0.5
+CAUTIOUS_INTERVAL_SECONDS = 0.025
 
 # A stage that the network has swallowed is noticed after both. Stages permit a ping every 5 s;
 # gRPC's own servers one in five minutes, and end the connection of whoever pings more often.
@@ -102,23 +106,39 @@ class Request:
 
 @dataclass
 class _Replica:
-    """One address, and until when its stage has said to be full, on the event loop's clock."""
+    """One address, and what its stage has said of being full, on the event loop's clock."""
 
     address: str
     channel: grpc.aio.Channel
-    full_until: float = -math.inf
+    _full_until: float = -math.inf
+    _cautious_until: float = -math.inf
+    _next_begin: float = -math.inf
 
     @property
-    def full_seconds(self) -> float:
-        """How long it is to be left alone; negative if it is not."""
-        return self.full_until - asyncio.get_running_loop().time()
+    def is_full(self) -> bool:
+        """Whether it has said so, and not yet to come back."""
+        return asyncio.get_running_loop().time() < self._full_until
+
+    @property
+    def rest_seconds(self) -> float:
+        """How long no request that is to come to it may begin; 0 or less if one may now."""
+        begin = max(self._full_until, self._next_begin)
+        return begin - asyncio.get_running_loop().time()
+
+    def expect(self) -> None:
+        """Says that a request begins which is to come to it."""
+        now = asyncio.get_running_loop().time()
+        if now < self._cautious_until:
+            self._next_begin = now + CAUTIOUS_INTERVAL_SECONDS
 
     def note(self, failure: CarraraError) -> None:
         """Remembers a refusal that everybody would get now."""
         rest = failure.retry_after_seconds
         # Behind a name there may be others, which have room.
         if rest and failure.limit in ("jobs", "seconds") and not self.address.startswith("dns:"):
-            self.full_until = asyncio.get_running_loop().time() + min(rest, MAX_REST_SECONDS)
+            now = asyncio.get_running_loop().time()
+            self._full_until = now + min(rest, MAX_REST_SECONDS)
+            self._cautious_until = self._full_until + CAUTION_SECONDS
 
 
 class _GoOn(Exception):
@@ -192,8 +212,11 @@ class Stage:
         Raises:
             ResourceExhaustedError: Each has just said that it is full, and when to come back.
         """
-        left = min(replica.full_seconds for replica in self._replicas)
-        if left > 0:
+        first = min(self._replicas, key=lambda replica: replica.rest_seconds)
+        left = first.rest_seconds
+        if left <= 0:
+            first.expect()
+        else:
             raise ResourceExhaustedError(
                 f"{self}: full, as it has just said; not asked again for {left:.2f} s",
                 role=self.role,
@@ -448,8 +471,8 @@ class Stage:
         def rank(replica: _Replica) -> tuple[bool, bool, bool, bool]:
             state = replica.channel.get_state(try_to_connect=True)
             gone = state in (connectivity.TRANSIENT_FAILURE, connectivity.SHUTDOWN)
-            full = replica.full_seconds > 0
-            return gone, replica.address in asked, full, state is not connectivity.READY
+            unready = state is not connectivity.READY
+            return gone, replica.address in asked, replica.is_full, unready
 
         return min(self._replicas[turn:] + self._replicas[:turn], key=rank)
 

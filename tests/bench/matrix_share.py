@@ -1,13 +1,15 @@
-"""How much of a GPU's matrix arithmetic a denoiser's network uses, by the number of rows.
+"""How much of a device's matrix arithmetic a denoiser's network uses, by the number of rows.
 
     PYTHONPATH=tests python tests/bench/random_checkpoint.py sd15 /tmp/sd15 --dtype bfloat16
     python tests/bench/matrix_share.py /tmp/sd15 --engine torch --engine compile
+    python tests/bench/matrix_share.py /tmp/sd15 --device cpu --num-threads 1 --side 2048 \\
+        --rows 2 --engine openvino
 
-The peak is not the data sheet's but measured here: a product of two matrices of 8192 x 8192 random
-numbers in the same precision. Operations are counted by torch (a multiplication and an addition are
-two), of products, convolutions and attention alone. The network is called as the loop calls it, for
-pictures of the default size, with all that belongs to a call: its inputs are gathered and cast, and
-its output is split.
+The peak is not the data sheet's but measured here: a product of two square matrices of random
+numbers in the same precision, 8192 a side unless told otherwise. Operations are counted by torch (a
+multiplication and an addition are two), of products, convolutions and attention alone. The network
+is called as the loop calls it, for pictures of the default size, with all that belongs to a call:
+its inputs are gathered and cast, and its output is split.
 """
 
 from __future__ import annotations
@@ -41,18 +43,21 @@ def main() -> None:
     )
     parser.add_argument("checkpoint")
     parser.add_argument("--stage", default="generator")
-    parser.add_argument("--engine", action="append", choices=("torch", "compile"))
+    parser.add_argument("--engine", action="append", choices=("torch", "compile", "openvino"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--rows", type=int, action="append", help="default: 2, 8, 16 and 32")
     parser.add_argument("--tokens", type=int, default=77)
     parser.add_argument("--side", type=int, default=SIDE, help="of the matrices")
+    parser.add_argument("--num-threads", type=int, help="of torch and OpenVINO")
     chosen = parser.parse_args()
+    if chosen.num_threads is not None:
+        torch.set_num_threads(chosen.num_threads)
     device, dtype = torch.device(chosen.device), DTYPES[chosen.dtype]
     rows = chosen.rows or [2, 8, 16, 32]
     peak = matrix_peak(chosen.side, device=device, dtype=dtype)
     print(
-        f"{chosen.checkpoint}, {chosen.dtype}; matrices of {chosen.side}: {peak / 1e12:.0f} TFLOP/s"
+        f"{chosen.checkpoint}, {chosen.dtype}; matrices of {chosen.side}: {peak / 1e12:.3g} TFLOP/s"
     )
     print("| engine | rows | ms | ms per row | GFLOP per row | TFLOP/s | of the peak |")
     print("|---|---:|---:|---:|---:|---:|---:|")
@@ -87,7 +92,7 @@ def measure(
         rate = per_row * count / seconds
         print(
             f"| {name} | {count} | {seconds * 1e3:.1f} | {seconds * 1e3 / count:.2f} | "
-            f"{per_row / 1e9:.0f} | {rate / 1e12:.0f} | {rate / peak:.0%} |",
+            f"{per_row / 1e9:.3g} | {rate / 1e12:.3g} | {rate / peak:.0%} |",
             flush=True,
         )
 

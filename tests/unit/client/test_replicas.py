@@ -193,6 +193,7 @@ async def test_nobody_works_for_a_stage_that_has_just_said_to_be_full(
     toys: ToyCascade, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr(connections, "MAX_REST_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "CAUTIOUS_INTERVAL_SECONDS", 0.2)
     toys.generator.faults = [full(limit=limit)]
     async with await AsyncCascade.connect(**toys.addresses) as cascade:
         with pytest.raises(ResourceExhaustedError) as caught:
@@ -205,7 +206,27 @@ async def test_nobody_works_for_a_stage_that_has_just_said_to_be_full(
         assert 0 < caught.value.retry_after_seconds <= 0.5
         assert asked == (len(toys.text_encoder.requests), len(toys.generator.requests))
         await asyncio.sleep(caught.value.retry_after_seconds)
+        # Then one by one.
+        ends = await asyncio.gather(
+            *(cascade.generate("a circle") for _ in range(3)), return_exceptions=True
+        )
+        refused = [end for end in ends if isinstance(end, ResourceExhaustedError)]
+        assert len(refused) == 2
+        await asyncio.sleep(0.2)
         await cascade.generate("a circle")
+
+
+async def test_once_a_stage_has_had_room_for_a_while_all_are_let_through(
+    toys: ToyCascade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MAX_REST_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "CAUTION_SECONDS", 0.1)
+    toys.generator.faults = [full(limit="jobs")]
+    async with await AsyncCascade.connect(**toys.addresses) as cascade:
+        with pytest.raises(ResourceExhaustedError):
+            await cascade.generate("a circle")
+        await asyncio.sleep(0.3)
+        await asyncio.gather(*(cascade.generate("a circle") for _ in range(8)))
 
 
 async def test_a_deadline_that_is_too_soon_is_no_matter_of_others(toys: ToyCascade) -> None:
