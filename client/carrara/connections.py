@@ -135,7 +135,7 @@ class _Replica:
         """Remembers a refusal that everybody would get now."""
         rest = failure.retry_after_seconds
         # Behind a name there may be others, which have room.
-        if rest and failure.limit in ("jobs", "seconds") and not self.address.startswith("dns:"):
+        if rest and failure.limit in ("jobs", "seconds") and not _is_name(self.address):
             now = asyncio.get_running_loop().time()
             self._full_until = now + min(rest, MAX_REST_SECONDS)
             self._cautious_until = self._full_until + CAUTION_SECONDS
@@ -214,17 +214,15 @@ class Stage:
         """
         first = min(self._replicas, key=lambda replica: replica.rest_seconds)
         left = first.rest_seconds
-        if left <= 0:
-            first.expect()
-        else:
-            raise ResourceExhaustedError(
-                f"{self}: full, as it has just said; not asked again for {left:.2f} s",
-                role=self.role,
-                address=self.address,
-                request_id=request.request_id,
+        if left > 0:
+            raise self._failure(
+                ResourceExhaustedError,
+                f"full, as it has just said; not asked again for {left:.2f} s",
+                request,
                 reason="QUEUE_FULL",
                 retry_after_seconds=left,
             )
+        first.expect()
 
     async def encode(
         self,
@@ -302,11 +300,8 @@ class Stage:
                 state = suspended
                 raise _GoOn
             if result is None:
-                raise InternalStageError(
-                    f"{self}: the stage ended the job without a result",
-                    role=self.role,
-                    address=self.address,
-                    request_id=request.request_id,
+                raise self._failure(
+                    InternalStageError, "the stage ended the job without a result", request
                 )
             return result
 
@@ -344,8 +339,7 @@ class Stage:
         if not answers:
             raise failures[0]
         self.description = answers[0]
-        others = len(self._replicas) > 1 or self.address.startswith("dns:")
-        self.resumes_jobs = others and all(answer.resumable for answer in answers)
+        self.resumes_jobs = self._has_several and all(answer.resumable for answer in answers)
         self.shows_previews = all(answer.previews for answer in answers)
         for other in answers[1:]:
             if other.fingerprint != self.description.fingerprint:
@@ -411,11 +405,10 @@ class Stage:
         while True:
             remaining = request.remaining_seconds
             if remaining <= 0:
-                raise DeadlineError(
-                    f"{self}: the deadline had passed before the stage was asked",
-                    role=self.role,
-                    address=self.address,
-                    request_id=request.request_id,
+                raise self._failure(
+                    DeadlineError,
+                    "the deadline had passed before the stage was asked",
+                    request,
                     reason="DEADLINE",
                 )
             replica = self._next_replica(asked)
@@ -452,18 +445,34 @@ class Stage:
             await asyncio.sleep(pause)
             backoff *= BACKOFF_FACTOR
 
+    def _failure(
+        self, kind: type[CarraraError], what: str, request: Request, **details: Any
+    ) -> CarraraError:
+        """What this client has found itself, in the form of what stages tell."""
+        return kind(
+            f"{self}: {what}",
+            role=self.role,
+            address=self.address,
+            request_id=request.request_id,
+            **details,
+        )
+
+    @property
+    def _has_several(self) -> bool:
+        """Whether there is, or may be, another replica to ask."""
+        return len(self._replicas) > 1 or _is_name(self.address)
+
     def _another_attempt_can_help(self, failure: CarraraError) -> bool:
         if isinstance(failure, StageUnavailableError | StageCancelledError):
             return True
-        elsewhere = len(self._replicas) > 1 or self.address.startswith("dns:")
         # Not a message that is too large, which is the same everywhere.
         full = isinstance(failure, ResourceExhaustedError) and failure.reason == "QUEUE_FULL"
-        return elsewhere and (full or failure.reason == "FINGERPRINT")
+        return self._has_several and (full or failure.reason == "FINGERPRINT")
 
     def _next_replica(self, asked: Container[str]) -> _Replica:
-        """The next in turn among those within reach, if possible one that is not known to be full.
+        """The next in turn among those within reach.
 
-        And if possible not one that was asked before.
+        If possible not one that was asked before, and then not one that is known to be full.
         """
         turn = next(self._turn) % len(self._replicas)
         connectivity = grpc.ChannelConnectivity
@@ -475,6 +484,11 @@ class Stage:
             return gone, replica.address in asked, replica.is_full, unready
 
         return min(self._replicas[turn:] + self._replicas[:turn], key=rank)
+
+
+def _is_name(address: str) -> bool:
+    """Whether it is looked up, and several replicas may be behind it."""
+    return address.startswith("dns:")
 
 
 def _is_refused_state(error: grpc.aio.AioRpcError) -> bool:

@@ -170,7 +170,8 @@ def from_rpc_error(
         elif isinstance(detail, error_details_pb2.PreconditionFailure):
             violations += [FieldViolation(v.subject, v.description) for v in detail.violations]
     reason = info.reason if info else None
-    step = info.metadata.get("step", "") if info else ""
+    metadata = info.metadata if info else {}
+    step = metadata.get("step", "")
     kind = _BY_REASON.get(reason or "", BY_STATUS.get(error.code(), InternalStageError))
     text = error.details() or error.code().name
     if kind is NotAStageError:
@@ -185,7 +186,7 @@ def from_rpc_error(
         field_violations=tuple(violations),
         retry_after_seconds=retry_after,
         step=int(step) if step.isdecimal() else None,
-        limit=(info.metadata.get("limit") or None) if info else None,
+        limit=metadata.get("limit") or None,
     )
 
 

@@ -108,10 +108,9 @@ def _status(
     request_id: str,
 ) -> status_pb2.Status:
     metadata = {"stage": role}
-    if (step := getattr(error, "step", None)) is not None:
-        metadata["step"] = str(step)
-    if isinstance(error, QueueFullError):
-        metadata["limit"] = error.limit
+    for name in ("step", "limit"):
+        if (value := getattr(error, name, None)) is not None:
+            metadata[name] = str(value)
     status = status_pb2.Status(code=code.value[0], message=text)
     for detail in (
         error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata),

@@ -195,18 +195,24 @@ async def test_a_deadline_in_the_line_is_answered_at_once_while_the_device_is_bu
         assert not generator.calls, "the device did not move meanwhile"
 
 
-async def test_a_deadline_of_a_running_job_says_after_which_step_and_frees_its_row():
+@pytest.mark.parametrize(
+    ("interval", "steps"), [(0, 2), (3600, 3)], ids=["told of each step", "told of the first"]
+)
+async def test_a_deadline_of_a_running_job_says_after_which_step_and_frees_its_row(
+    interval: float, steps: int
+):
     generator = ToyGenerator(turn=held())
-    with looping(generator) as loop:
+    with looping(generator, progress_interval_seconds=interval) as loop:
         soon = asyncio.get_running_loop().time() + 0.3
         job = run(loop, toy_request(1, steps=50), deadline=soon)
-        generator.turn.release(2)
-        with pytest.raises(DeadlineError, match="in the generator after step 2 of 50") as caught:
+        generator.turn.release(steps)
+        place = f"in the generator after step {steps} of 50"
+        with pytest.raises(DeadlineError, match=place) as caught:
             await job
-        assert caught.value.step == 2
+        assert caught.value.step == steps
         generator.turn.release(1)
         await until(lambda: loop.rows == 0)
-    assert len(generator.calls) == 3
+    assert len(generator.calls) == steps + 1
 
 
 async def test_a_full_line_refuses_at_once_and_says_when_to_come_back():
@@ -473,17 +479,6 @@ async def test_of_steps_in_quick_succession_first_last_and_shown_ones_are_told()
     assert [each.step for each in plain if isinstance(each, Progress)] == [1, 9]
     assert [each.step for each in seen if isinstance(each, Progress)] == [1, 4, 8, 9]
     assert [each.step for each in once if isinstance(each, Progress)] == [1]
-
-
-async def test_a_deadline_names_the_last_step_that_is_done_whether_or_not_it_was_told():
-    generator = ToyGenerator(turn=held())
-    with looping(generator, progress_interval_seconds=3600) as loop:
-        soon = asyncio.get_running_loop().time() + 0.3
-        job = run(loop, toy_request(1, steps=50), deadline=soon)
-        generator.turn.release(3)
-        with pytest.raises(DeadlineError, match="after step 3 of 50") as caught:
-            await job
-    assert caught.value.step == 3
 
 
 async def test_a_reader_who_does_not_read_holds_nobody_up_and_is_shown_the_latest_alone():
