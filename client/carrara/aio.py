@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
@@ -290,21 +290,25 @@ class AsyncCascade:
     async def _paint(self, wanted: Prompt, timeout_seconds: float, emit: Emit) -> None:
         request = Request.lasting(timeout_seconds)
         outcome = Outcome(self._chain, wanted)
-        for step in self._chain.steps:
-            step.stage.refuse_if_full(request)
-        conditionings = await _all(
-            self._encode(index, wanted, outcome, request, emit)
-            for index in range(len(self._chain.encoders))
-        )
+        first, *others = (step.stage for step in self._chain.steps)
+        for stage in others:
+            stage.refuse_if_full(request)
         room = asyncio.Semaphore(MAX_IMAGES_AT_ONCE)
+        with ExitStack() as expected:
+            expected.enter_context(first.expecting(request))
+            conditionings = await _all(
+                self._encode(index, wanted, outcome, request, emit)
+                for index in range(len(self._chain.encoders))
+            )
 
-        async def paint_one(image_index: int) -> Image.Image:
-            async with room:
-                return await self._paint_one(
-                    image_index, wanted, conditionings, outcome, request, emit
-                )
+            async def paint_one(image_index: int) -> Image.Image:
+                async with room:
+                    expected.close()  # it comes now, and is counted there
+                    return await self._paint_one(
+                        image_index, wanted, conditionings, outcome, request, emit
+                    )
 
-        images = await _all(paint_one(index) for index in range(len(wanted.seeds)))
+            images = await _all(paint_one(index) for index in range(len(wanted.seeds)))
         elapsed_ms = 1000 * (timeout_seconds - request.remaining_seconds)
         emit(Finished(outcome.result(images, total_ms=elapsed_ms)))
 

@@ -8,12 +8,13 @@ replay. It knows nothing of the chain that the stage stands in.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import math
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -54,10 +55,8 @@ BACKOFF_FACTOR = 2.0
 # A replica that is full and says when to come back is left alone until then, but at most so long: a
 # place may come free earlier, as when callers go.
 MAX_REST_SECONDS = 1.0
-# For so long after that, requests begin one by one: whatever begins before the first of them is
-# refused again is encoded in vain.
-CAUTION_SECONDS = 0.5
-CAUTIOUS_INTERVAL_SECONDS = 0.025
+# After a refusal it is so long until one job more is begun than the replica had room for.
+PROBE_INTERVAL_SECONDS = 5.0
 
 # A stage that the network has swallowed is noticed after both. Stages permit a ping every 5 s;
 # gRPC's own servers one in five minutes, and end the connection of whoever pings more often.
@@ -106,30 +105,37 @@ class Request:
 
 @dataclass
 class _Replica:
-    """One address, and what its stage has said of being full, on the event loop's clock."""
+    """One address, and how many jobs of this client its stage has room for.
+
+    That is learned as TCP learns of a path's: the stage tells a limit at first; a job more than the
+    limit that it takes raises it, and a refusal brings it down to what it has.
+
+    Attributes:
+        limit: How many jobs; infinite as long as nothing is known.
+        jobs: How many it has taken and not ended.
+        probe_at: When one more than the limit may be tried, on the event loop's clock.
+    """
 
     address: str
     channel: grpc.aio.Channel
+    limit: float = math.inf
+    jobs: int = 0
+    probe_at: float = -math.inf
     _full_until: float = -math.inf
-    _cautious_until: float = -math.inf
-    _next_begin: float = -math.inf
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it has said so, and not yet to come back."""
-        return asyncio.get_running_loop().time() < self._full_until
 
     @property
     def rest_seconds(self) -> float:
-        """How long no request that is to come to it may begin; 0 or less if one may now."""
-        begin = max(self._full_until, self._next_begin)
-        return begin - asyncio.get_running_loop().time()
+        """How long it is left alone, as it has said to be full; 0 or less if it is not."""
+        return self._full_until - asyncio.get_running_loop().time()
 
-    def expect(self) -> None:
-        """Says that a request begins which is to come to it."""
-        now = asyncio.get_running_loop().time()
-        if now < self._cautious_until:
-            self._next_begin = now + CAUTIOUS_INTERVAL_SECONDS
+    def take(self) -> None:
+        """Says that it has taken a job."""
+        self.jobs += 1
+        self.limit = max(self.limit, self.jobs)
+
+    def end(self) -> None:
+        """Says that a job that it had taken has come to its end."""
+        self.jobs -= 1
 
     def note(self, failure: CarraraError) -> None:
         """Remembers a refusal that everybody would get now."""
@@ -138,7 +144,8 @@ class _Replica:
         if rest and failure.limit in ("jobs", "seconds") and not _is_name(self.address):
             now = asyncio.get_running_loop().time()
             self._full_until = now + min(rest, MAX_REST_SECONDS)
-            self._cautious_until = self._full_until + CAUTION_SECONDS
+            self.probe_at = now + PROBE_INTERVAL_SECONDS
+            self.limit = max(self.jobs, 1)
 
 
 class _GoOn(Exception):
@@ -186,6 +193,7 @@ class Stage:
         self._max_attempts = max_attempts or max(MAX_ATTEMPTS, len(self._replicas) + 1)
         self._turn = itertools.count()
         self._budget = RetryBudget()
+        self._begun = 0  # jobs that others work for yet, or that are here
         self.resumes_jobs = self.shows_previews = False
 
     def __str__(self) -> str:
@@ -212,8 +220,7 @@ class Stage:
         Raises:
             ResourceExhaustedError: Each has just said that it is full, and when to come back.
         """
-        first = min(self._replicas, key=lambda replica: replica.rest_seconds)
-        left = first.rest_seconds
+        left = min(replica.rest_seconds for replica in self._replicas)
         if left > 0:
             raise self._failure(
                 ResourceExhaustedError,
@@ -222,7 +229,38 @@ class Stage:
                 reason="QUEUE_FULL",
                 retry_after_seconds=left,
             )
-        first.expect()
+
+    @contextlib.contextmanager
+    def expecting(self, request: Request) -> Iterator[None]:
+        """While others work for a job that is then to come here.
+
+        Raises:
+            ResourceExhaustedError: There is no room for it beside this client's others.
+        """
+        self.refuse_if_full(request)
+        limit = sum(replica.limit for replica in self._replicas)
+        now = asyncio.get_running_loop().time()
+        if any(replica.probe_at <= now for replica in self._replicas):
+            limit += 1
+        if self._begun >= limit:
+            raise self._failure(
+                ResourceExhaustedError,
+                f"full: there is no room beside the {self._begun} jobs of this client",
+                request,
+                reason="QUEUE_FULL",
+                limit="jobs",
+                retry_after_seconds=MAX_REST_SECONDS,
+            )
+        with self._beginning():
+            yield
+
+    @contextlib.contextmanager
+    def _beginning(self) -> Iterator[None]:
+        self._begun += 1
+        try:
+            yield
+        finally:
+            self._begun -= 1
 
     async def encode(
         self,
@@ -237,8 +275,8 @@ class Stage:
             on_attempt: Called before each call to a replica, the first and each replay.
         """
 
-        async def attempt(channel: grpc.aio.Channel, options: dict[str, Any]) -> stage_pb2.Result:
-            stub = text_encoder_pb2_grpc.TextEncoderServiceStub(channel)  # type: ignore[no-untyped-call]
+        async def attempt(replica: _Replica, options: dict[str, Any]) -> stage_pb2.Result:
+            stub = text_encoder_pb2_grpc.TextEncoderServiceStub(replica.channel)  # type: ignore[no-untyped-call]
             response: text_encoder_pb2.EncodeResponse = await stub.Encode(message, **options)
             return response.result
 
@@ -261,7 +299,7 @@ class Stage:
         step: int | None = None
         state: stage_pb2.JobState | None = None
 
-        async def attempt(channel: grpc.aio.Channel, options: dict[str, Any]) -> stage_pb2.Result:
+        async def attempt(replica: _Replica, options: dict[str, Any]) -> stage_pb2.Result:
             nonlocal step, state
             step = None if state is None else state.step
             sent = job
@@ -269,15 +307,19 @@ class Stage:
                 sent = stage_pb2.Job(resume=state)
                 sent.MergeFrom(job)
             if self.role == "generator":
-                generator = generator_pb2_grpc.GeneratorServiceStub(channel)  # type: ignore[no-untyped-call]
+                generator = generator_pb2_grpc.GeneratorServiceStub(replica.channel)  # type: ignore[no-untyped-call]
                 stream = generator.Generate(generator_pb2.GenerateRequest(job=sent), **options)
             else:
-                decoder = decoder_pb2_grpc.DecoderServiceStub(channel)  # type: ignore[no-untyped-call]
+                decoder = decoder_pb2_grpc.DecoderServiceStub(replica.channel)  # type: ignore[no-untyped-call]
                 stream = decoder.Decode(decoder_pb2.DecodeRequest(job=sent), **options)
             result: stage_pb2.Result | None = None
             suspended: stage_pb2.JobState | None = None
+            taken = False
             try:
                 async for response in stream:
+                    if not taken:
+                        taken = True
+                        replica.take()
                     match response.event.WhichOneof("event"):
                         case "result":
                             result = response.event.result
@@ -296,6 +338,8 @@ class Stage:
                 raise _GoOn from error
             finally:
                 stream.cancel()
+                if taken:
+                    replica.end()
             if suspended is not None:
                 state = suspended
                 raise _GoOn
@@ -306,7 +350,8 @@ class Stage:
             return result
 
         try:
-            return await self._call(attempt, request=request, on_attempt=on_attempt)
+            with self._beginning():
+                return await self._call(attempt, request=request, on_attempt=on_attempt)
         except DeadlineError as error:
             if error.step is None and step is not None:
                 error.step = step
@@ -339,6 +384,9 @@ class Stage:
         if not answers:
             raise failures[0]
         self.description = answers[0]
+        for replica in self._replicas:
+            if not _is_name(replica.address):
+                replica.limit = _room(self.description.load)
         self.resumes_jobs = self._has_several and all(answer.resumable for answer in answers)
         self.shows_previews = all(answer.previews for answer in answers)
         for other in answers[1:]:
@@ -393,7 +441,7 @@ class Stage:
 
     async def _call(
         self,
-        attempt: Callable[[grpc.aio.Channel, dict[str, Any]], Awaitable[T]],
+        attempt: Callable[[_Replica, dict[str, Any]], Awaitable[T]],
         *,
         request: Request,
         on_attempt: Callable[[], None],
@@ -419,7 +467,7 @@ class Stage:
             }
             on_attempt()
             try:
-                return await attempt(replica.channel, options)
+                return await attempt(replica, options)
             except _GoOn:
                 continue
             except grpc.aio.AioRpcError as error:
@@ -481,9 +529,21 @@ class Stage:
             state = replica.channel.get_state(try_to_connect=True)
             gone = state in (connectivity.TRANSIENT_FAILURE, connectivity.SHUTDOWN)
             unready = state is not connectivity.READY
-            return gone, replica.address in asked, replica.is_full, unready
+            return gone, replica.address in asked, replica.rest_seconds > 0, unready
 
         return min(self._replicas[turn:] + self._replicas[:turn], key=rank)
+
+
+def _room(load: stage_pb2.Load) -> float:
+    """How many jobs a stage has room for; infinite where it does not tell.
+
+    Guessed low, at two rows a job, as with guidance, where its line is long enough to keep the
+    batch full even so: whoever is refused here is refused at once, and by the stage only after
+    others have worked.
+    """
+    if not load.max_queue_jobs:
+        return math.inf
+    return max(load.max_queue_jobs + load.max_batch_rows // 2, load.max_batch_rows)
 
 
 def _is_name(address: str) -> bool:

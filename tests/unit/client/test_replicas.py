@@ -193,7 +193,6 @@ async def test_nobody_works_for_a_stage_that_has_just_said_to_be_full(
     toys: ToyCascade, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr(connections, "MAX_REST_SECONDS", 0.5)
-    monkeypatch.setattr(connections, "CAUTIOUS_INTERVAL_SECONDS", 0.2)
     toys.generator.faults = [full(limit=limit)]
     async with await AsyncCascade.connect(**toys.addresses) as cascade:
         with pytest.raises(ResourceExhaustedError) as caught:
@@ -206,27 +205,73 @@ async def test_nobody_works_for_a_stage_that_has_just_said_to_be_full(
         assert 0 < caught.value.retry_after_seconds <= 0.5
         assert asked == (len(toys.text_encoder.requests), len(toys.generator.requests))
         await asyncio.sleep(caught.value.retry_after_seconds)
-        # Then one by one.
-        ends = await asyncio.gather(
-            *(cascade.generate("a circle") for _ in range(3)), return_exceptions=True
-        )
-        refused = [end for end in ends if isinstance(end, ResourceExhaustedError)]
-        assert len(refused) == 2
-        await asyncio.sleep(0.2)
         await cascade.generate("a circle")
 
 
-async def test_once_a_stage_has_had_room_for_a_while_all_are_let_through(
+async def ends_of(cascade: AsyncCascade, count: int) -> tuple[int, int]:
+    """How many of so many requests at once are painted, and how many refused."""
+    ends = await asyncio.gather(
+        *(cascade.generate("a circle") for _ in range(count)), return_exceptions=True
+    )
+    refused = [end for end in ends if isinstance(end, ResourceExhaustedError)]
+    assert all(refusal.reason == "QUEUE_FULL" for refusal in refused)
+    assert all(refusal.limit == "jobs" for refusal in refused)
+    assert all(refusal.retry_after_seconds for refusal in refused)
+    return count - len(refused), len(refused)
+
+
+async def test_nobody_works_for_more_jobs_than_a_stage_has_room_for(toys: ToyCascade) -> None:
+    load = toys.generator.description.load
+    load.max_queue_jobs, load.max_batch_rows = 3, 4
+    toys.generator.step_seconds = 0.1
+    async with await AsyncCascade.connect(**toys.addresses) as cascade:
+        assert await ends_of(cascade, 9) == (6, 3)  # 3 that wait, 2 of two rows, and one to try
+        assert len(toys.text_encoder.requests) == 6
+        # The one more was taken, so that there is room for another one.
+        assert await ends_of(cascade, 9) == (7, 2)
+
+
+async def test_after_a_refusal_as_many_are_begun_as_the_stage_has(
     toys: ToyCascade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "MAX_REST_SECONDS", 0.1)
-    monkeypatch.setattr(connections, "CAUTION_SECONDS", 0.1)
+    toys.generator.step_seconds = 0.25
+    async with await AsyncCascade.connect(**toys.addresses) as cascade:
+        running = [asyncio.create_task(cascade.generate("a circle")) for _ in range(3)]
+        await asyncio.sleep(0.3)
+        toys.generator.faults = [full(limit="jobs")]
+        with pytest.raises(ResourceExhaustedError):
+            await cascade.generate("a circle")
+        await asyncio.gather(*running)
+        assert await ends_of(cascade, 8) == (3, 5)
+
+
+async def test_a_stage_that_has_room_again_is_found_to_have_it(
+    toys: ToyCascade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MAX_REST_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "PROBE_INTERVAL_SECONDS", 0.3)
     toys.generator.faults = [full(limit="jobs")]
     async with await AsyncCascade.connect(**toys.addresses) as cascade:
         with pytest.raises(ResourceExhaustedError):
             await cascade.generate("a circle")
-        await asyncio.sleep(0.3)
-        await asyncio.gather(*(cascade.generate("a circle") for _ in range(8)))
+        await asyncio.sleep(0.15)
+        assert await ends_of(cascade, 4) == (1, 3)
+        await asyncio.sleep(0.15)
+        assert [await ends_of(cascade, 4) for _ in range(4)] == [(2, 2), (3, 1), (4, 0), (4, 0)]
+
+
+async def test_what_ends_in_an_error_takes_no_room(toys: ToyCascade) -> None:
+    load = toys.generator.description.load
+    load.max_queue_jobs, load.max_batch_rows = 1, 1
+    invalid = Fault(grpc.StatusCode.INVALID_ARGUMENT, "no")
+    async with await AsyncCascade.connect(**toys.addresses) as cascade:
+        for stage in (toys.text_encoder, toys.generator, toys.decoder):
+            stage.faults = [invalid] * 3
+            for _ in range(3):
+                with pytest.raises(InvalidArgumentError):
+                    await cascade.generate("a circle")
+        assert (await ends_of(cascade, 2)) == (2, 0)
 
 
 async def test_a_deadline_that_is_too_soon_is_no_matter_of_others(toys: ToyCascade) -> None:
