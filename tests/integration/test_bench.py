@@ -112,16 +112,17 @@ def test_an_open_loop_asks_a_running_cascade_for_the_very_same_again(
     assert one["memory"] == [{"of": "stages", "peak_bytes": None, "source": "no --metrics given"}]
 
 
+@pytest.mark.parametrize("clients", [1, 6])
 def test_a_full_queue_is_counted_as_refusals_which_are_no_failures(
-    checkpoint: Path, tmp_path: Path
+    checkpoint: Path, tmp_path: Path, clients: int
 ) -> None:
     document = written(
         tmp_path / "bench.json",
         *("--checkpoint", checkpoint, "--in-process", "--num-threads", 1),
         *("--serve", "max_queue_jobs=2", "--serve", "max_batch_rows=2", "--class", QUICK),
-        *("--workload", "burst", "--requests", 12, "--warm-up", 0),
+        *("--workload", "burst", "--requests", 12, "--warm-up", 0, "--clients", clients),
     )
-    assert document["started"] == "in this process"
+    assert (document["started"], document["clients"]) == ("in this process", clients)
     assert document["stages"][1]["max_queue_jobs"] == 2
     everything = document["summary"]["classes"][0]
     assert everything["refused"] > 0

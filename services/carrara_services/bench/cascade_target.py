@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import numpy as np
 
@@ -16,18 +18,20 @@ from carrara_services.bench.workloads import PaintRequest
 
 
 class CascadeTarget:
-    """Paints with one cascade.
+    """Paints with one cascade, or with several clients' own connections to it.
 
     Args:
-        cascade: Best connected with `max_attempts=1`, so that a refusal is seen and not replayed.
+        cascades: Each a client; requests go to them in turn. Best connected with `max_attempts=1`,
+            so that a refusal is seen and not replayed.
 
     Attributes:
-        cascade: As given.
+        cascade: The first.
         exact: Whether every stage says that its pictures are the one-process pipeline's.
     """
 
-    def __init__(self, cascade: AsyncCascade) -> None:
-        self.cascade = cascade
+    def __init__(self, *cascades: AsyncCascade) -> None:
+        self.cascade = cascade = cascades[0]
+        self._turn = itertools.cycle(cascades)
         self._reads_prompts = any(role == "text-encoder" for role, _, _ in cascade.descriptions)
         self.exact = all(
             description.provenance.numerics == NUMERICS_EXACT
@@ -37,7 +41,7 @@ class CascadeTarget:
     async def paint(self, request: PaintRequest, *, timeout_seconds: float) -> Outcome:
         """As of `carrara_services.bench.load.Target`."""
         first_step_at: float | None = None
-        events = self.cascade.stream(
+        events = next(self._turn).stream(
             request.prompt if self._reads_prompts else None,
             **request.settings,
             seed=request.seed,
@@ -59,6 +63,16 @@ class CascadeTarget:
         except CarraraError as error:
             return Outcome(_ending_of(error), error=error, first_step_at=first_step_at)
         raise AssertionError("a stream ends with Finished or an exception")
+
+
+@asynccontextmanager
+async def cascade_target(
+    connect: Callable[[], Awaitable[AsyncCascade]], *, clients: int
+) -> AsyncIterator[CascadeTarget]:
+    """Connects so many clients, and closes them afterwards."""
+    async with AsyncExitStack() as stack:
+        cascades = [await stack.enter_async_context(await connect()) for _ in range(clients)]
+        yield CascadeTarget(*cascades)
 
 
 def _ending_of(error: CarraraError) -> Ending:

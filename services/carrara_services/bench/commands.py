@@ -25,7 +25,7 @@ from carrara.cli.addresses import (
     refuse_two_ways,
 )
 from carrara_models.errors import CheckpointError
-from carrara_services.bench.cascade_target import CascadeTarget
+from carrara_services.bench.cascade_target import cascade_target
 from carrara_services.bench.class_options import read_classes
 from carrara_services.bench.memory import MetricsPeaks, PeakMemory
 from carrara_services.bench.report import document, lines_of, machine, stages_of, tables_of
@@ -84,6 +84,14 @@ def bench(
         float | None,
         typer.Option(help="Up to which latency a picture is in time; else the timeout."),
     ] = None,
+    clients: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Each with connections of its own, as of so many applications; requests go to "
+            "them in turn.",
+        ),
+    ] = 1,
     replay: Annotated[
         bool,
         typer.Option("--replay", help="Let the SDK ask again, which hides refusals of replicas."),
@@ -187,6 +195,7 @@ def bench(
                 work,
                 started=started,
                 metrics=metrics or [],
+                clients=clients,
                 max_attempts=None if replay else 1,
                 warm_up_count=warm_up,
                 timeout_seconds=timeout_seconds,
@@ -212,6 +221,7 @@ def bench(
                 warm_up=warm_up,
                 timeout_seconds=timeout_seconds,
                 in_time_seconds=within,
+                clients=clients,
                 replay=replay,
             )
             json_file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
@@ -237,19 +247,17 @@ async def _measure(
     *,
     started: StartedStages | None,
     metrics: Sequence[str],
+    clients: int,
     max_attempts: int | None,
     **options: Any,
 ) -> tuple[Run, list[dict[str, Any]], list[PeakMemory]]:
     """Runs a workload; gives what Describe and the memory say too, which is read before the end."""
-    if manifest is not None:
-        opening = AsyncCascade.load(manifest, max_attempts=max_attempts)
-    else:
-        opening = AsyncCascade.connect(
-            text_encoders=addresses["text_encoders"],
-            generators=addresses["generators"],
-            decoders=addresses["decoders"],
-            max_attempts=max_attempts,
-        )
+
+    async def connect() -> AsyncCascade:
+        if manifest is not None:
+            return await AsyncCascade.load(manifest, max_attempts=max_attempts)
+        return await AsyncCascade.connect(**addresses, max_attempts=max_attempts)
+
     readings = MetricsPeaks(metrics)
     bars = Progress(
         TextColumn("{task.description}"),
@@ -259,17 +267,15 @@ async def _measure(
         transient=True,
         disable=not sys.stderr.isatty(),
     )
-    async with await opening as cascade, readings.polling():
+    async with cascade_target(connect, clients=clients) as target, readings.polling():
         with bars:
             task = bars.add_task(work.name, total=work.request_count)
-            run = await measure(
-                CascadeTarget(cascade), work, on_record=lambda _: bars.advance(task), **options
-            )
+            run = await measure(target, work, on_record=lambda _: bars.advance(task), **options)
         if started is not None:
             memory = started.peaks()
         else:
             memory = await readings.read() or [PeakMemory("stages", None, "no --metrics given")]
-        return run, stages_of(cascade.descriptions), memory
+        return run, stages_of(target.cascade.descriptions), memory
 
 
 def _check_files(*files: Path | None, plot_file: Path | None) -> None:

@@ -23,7 +23,7 @@ from painting import Computing
 from targets import DiffusersTarget, HttpTarget
 
 from carrara.aio import AsyncCascade
-from carrara_services.bench.cascade_target import CascadeTarget
+from carrara_services.bench.cascade_target import cascade_target
 from carrara_services.bench.load import Target
 from carrara_services.bench.memory import peak_of_process
 from carrara_services.bench.stages import in_processes
@@ -108,13 +108,19 @@ PEERS = ("diffusers", *SERVERS)
 
 
 def carrara(
-    name: str, settings: Mapping[str, str], *, resources: Resources, generators: int = 1
+    name: str,
+    settings: Mapping[str, str],
+    *,
+    resources: Resources,
+    generators: int = 1,
+    clients: int = 1,
 ) -> Contender:
     """Carrara's stages, in processes.
 
     Args:
         settings: Flags of every stage.
         generators: Replicas of the generator.
+        clients: That ask in turn, each with connections of its own.
     """
 
     @contextlib.contextmanager
@@ -130,16 +136,10 @@ def carrara(
                     )
                 )
 
-            @contextlib.asynccontextmanager
-            async def connect() -> AsyncIterator[Target]:
-                cascade = await AsyncCascade.connect(
-                    text_encoders=up.addresses["text_encoders"],
-                    generators=up.addresses["generators"],
-                    decoders=up.addresses["decoders"],
-                    max_attempts=1,
+            def connect() -> contextlib.AbstractAsyncContextManager[Target]:
+                return cascade_target(
+                    lambda: AsyncCascade.connect(**up.addresses, max_attempts=1), clients=clients
                 )
-                async with cascade:
-                    yield CascadeTarget(cascade)
 
             yield Running(connect, lambda: _sum(each.peak_bytes for each in up.peaks()))
 

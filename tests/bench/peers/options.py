@@ -37,9 +37,10 @@ def read_arguments(
     add(
         "--carrara",
         action="append",
-        metavar="NAME [generators=N] [SETTING=VALUE ...]",
-        help="its name, how many replicas its generator has, and flags of `carrara serve`; all are "
-        "held against the first",
+        metavar="NAME [generators=N] [clients=N] [SETTING=VALUE ...]",
+        help="its name, how many replicas its generator has, by how many clients of their own "
+        "connections it is asked in turn, and flags of `carrara serve`; all are held against the "
+        "first",
     )
     add("--rounds", type=int, default=3)
     add("--requests", type=int, help="of each run, in place of the workload's end")

@@ -256,16 +256,17 @@ def workload_from(option: tuple[str, Mapping[str, int]], chosen: argparse.Namesp
 
 
 def carrara_from(option: str, resources: Resources) -> Contender:
-    """Reads "NAME generators=N SETTING=VALUE ..."."""
-    name, *settings = option.split()
-    counts = [each for each in settings if each.startswith("generators=")]
-    settings = [each for each in settings if each not in counts]
-    return carrara(
-        name,
-        read_stage_settings(settings),
-        generators=int(counts[-1].partition("=")[2]) if counts else 1,
-        resources=resources,
-    )
+    """Reads "NAME generators=N clients=N SETTING=VALUE ..."."""
+    name, *given = option.split()
+    counts = {"generators": 1, "clients": 1}
+    settings = []
+    for each in given:
+        key, _, value = each.partition("=")
+        if key in counts:
+            counts[key] = int(value)
+        else:
+            settings.append(each)
+    return carrara(name, read_stage_settings(settings), **counts, resources=resources)
 
 
 def table_of(work: Workload, results: Results, baseline: str) -> Any:
