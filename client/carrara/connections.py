@@ -1,4 +1,4 @@
-"""Calls to one stage: its replicas in turn, replay of what is safe, the caller's deadline.
+"""Calls to one stage: its least busy replica, replay of what is safe, the caller's deadline.
 
 Replay is this file's alone, so that attempts can be counted and bounded; gRPC by itself repeats
 only calls that no stage has seen. A job that a replica suspends goes on at another, which is no
@@ -113,6 +113,7 @@ class _Replica:
     Attributes:
         limit: How many jobs; infinite as long as nothing is known.
         jobs: How many it has taken and not ended.
+        calls: How many calls to it are under way.
         probe_at: When one more than the limit may be tried, on the event loop's clock.
     """
 
@@ -120,6 +121,7 @@ class _Replica:
     channel: grpc.aio.Channel
     limit: float = math.inf
     jobs: int = 0
+    calls: int = 0
     probe_at: float = -math.inf
     _full_until: float = -math.inf
 
@@ -466,6 +468,7 @@ class Stage:
                 "metadata": (("x-request-id", request.request_id),),
             }
             on_attempt()
+            replica.calls += 1
             try:
                 return await attempt(replica, options)
             except _GoOn:
@@ -490,8 +493,11 @@ class Stage:
                         "because too many calls to this stage are failing",
                     )
                     raise failure from error
-            await asyncio.sleep(pause)
-            backoff *= BACKOFF_FACTOR
+                # Still as a call to it: one that fails at once would always have the fewest.
+                await asyncio.sleep(pause)
+                backoff *= BACKOFF_FACTOR
+            finally:
+                replica.calls -= 1
 
     def _failure(
         self, kind: type[CarraraError], what: str, request: Request, **details: Any
@@ -518,18 +524,19 @@ class Stage:
         return self._has_several and (full or failure.reason == "FINGERPRINT")
 
     def _next_replica(self, asked: Container[str]) -> _Replica:
-        """The next in turn among those within reach.
+        """Of those within reach the one with the fewest calls of this client; of equals, in turn.
 
         If possible not one that was asked before, and then not one that is known to be full.
         """
         turn = next(self._turn) % len(self._replicas)
         connectivity = grpc.ChannelConnectivity
 
-        def rank(replica: _Replica) -> tuple[bool, bool, bool, bool]:
+        def rank(replica: _Replica) -> tuple[bool, bool, bool, bool, int]:
             state = replica.channel.get_state(try_to_connect=True)
             gone = state in (connectivity.TRANSIENT_FAILURE, connectivity.SHUTDOWN)
             unready = state is not connectivity.READY
-            return gone, replica.address in asked, replica.rest_seconds > 0, unready
+            full = replica.rest_seconds > 0
+            return gone, replica.address in asked, full, unready, replica.calls
 
         return min(self._replicas[turn:] + self._replicas[:turn], key=rank)
 

@@ -183,6 +183,36 @@ async def test_a_single_attempt_shows_the_refusal_that_another_replica_would_hav
         await AsyncCascade.connect(**addresses, max_attempts=0)
 
 
+async def test_the_replica_with_the_fewest_calls_is_asked(
+    toys: ToyCascade, replicas: list[ToyStage]
+) -> None:
+    replicas[0].step_seconds = 0.3
+    async with await AsyncCascade.connect(**connect(toys, *replicas)) as cascade:
+
+        async def caller() -> None:
+            for _ in range(5):
+                await cascade.generate("a circle", num_inference_steps=2)
+
+        await asyncio.gather(*(caller() for _ in range(6)))
+    asked = [len(replica.requests) for replica in replicas]
+    assert sum(asked) == 30
+    assert asked[0] < 6, f"as slow as it is, it was asked {asked[0]} times of 30"
+
+
+async def test_a_replica_that_fails_at_once_is_not_asked_the_most(
+    toys: ToyCascade, replicas: list[ToyStage]
+) -> None:
+    replicas[0].faults = [Fault(grpc.StatusCode.UNAVAILABLE)] * 100
+    for replica in replicas[1:]:
+        replica.step_seconds = 0.05
+    async with await AsyncCascade.connect(**connect(toys, *replicas)) as cascade:
+        for _ in range(3):
+            await asyncio.gather(
+                *(cascade.generate("a circle") for _ in range(12)), return_exceptions=True
+            )
+    assert len(replicas[0].requests) <= 18, "half of the 36"
+
+
 def full(*, limit: str) -> Fault:
     details = fault_details("QUEUE_FULL", retry_after_seconds=9, limit=limit)
     return Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, details=details)
@@ -323,6 +353,7 @@ async def test_however_many_jobs_a_draining_replica_hands_back_all_of_them_move(
         # More than the reserve of replays allows.
         faults = [Fault(grpc.StatusCode.UNAVAILABLE, details=fault_details("DRAINING"))] * 200
         replicas[0].faults = faults
+        replicas[1].step_seconds = 0.1
         painted = await asyncio.gather(*(cascade.generate("a circle") for _ in range(80)))
     assert sum(each.usage[1].attempts - 1 for each in painted) == 200 - len(replicas[0].faults)
     # How many meet it depends on how fast its end is told.
