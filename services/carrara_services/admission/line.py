@@ -31,6 +31,8 @@ IDLE_BEAT_SECONDS = 1.0
 # What a caller who is refused is told before anything is known of the worker's pace.
 FIRST_RETRY_SECONDS = 1.0
 MIN_RETRY_SECONDS = 0.1
+# Each job that begins moves all that wait: told at once, a long line keeps a processor busy.
+POSITIONS_INTERVAL_SECONDS = 1.0
 
 _OUTCOMES: Mapping[type, Outcome] = {
     Finished: "finished",
@@ -129,6 +131,8 @@ class WaitingLine:
         self._closed = self._dead = False
         self._pace = Pace()
         self._pulse = Pulse()
+        self._moved_from: int | None = None  # the first place whose ticket does not know of it
+        self._tell_at = -math.inf
 
     def submit(
         self,
@@ -163,7 +167,7 @@ class WaitingLine:
             self._refuse_too_much(demand, wait=wait, due=due)
             self._waiting.insert(place, ticket)
             ticket.tell(Queued(place + 1, wait))
-            self._tell_positions(place + 1)
+            self._note_moved(place + 1)
             self._changed.notify_all()
         return ticket
 
@@ -215,7 +219,7 @@ class WaitingLine:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
                 self._count_end(ticket)
-                self._tell_positions()
+                self._note_moved()
             self._changed.notify_all()
 
     def tell_pace(self, *, rows: int, cost: float, seconds: float) -> None:
@@ -258,12 +262,15 @@ class WaitingLine:
             self._running.add(ticket)
             if self.watch is not None:
                 self.watch.job_taken(queue_seconds=ticket.taken - ticket.submitted)
-            self._tell_positions()
+            self._note_moved()
             return ticket
 
     def beat(self) -> None:
         """Says, from the worker's thread, that some work has just moved on."""
         self._pulse.beat()
+        if self._moved_from is not None and time.monotonic() >= self._tell_at:
+            with self._changed:
+                self._tell_positions()
 
     def leave(self, ticket: Ticket, end: End | None = None) -> None:
         """Says that the worker is done with the ticket, and tells its caller how it ended.
@@ -339,8 +346,18 @@ class WaitingLine:
         running_seconds = None if ticket.taken is None else time.perf_counter() - ticket.taken
         self.watch.job_ended(outcome, running_seconds=running_seconds)
 
-    def _tell_positions(self, first: int = 0) -> None:
-        """Tells those that wait from the place `first` on, counted from 0."""
+    def _note_moved(self, first: int = 0) -> None:
+        """Notes that others stand in the places from `first` on, counted from 0."""
+        self._moved_from = first if self._moved_from is None else min(first, self._moved_from)
+        if time.monotonic() >= self._tell_at:
+            self._tell_positions()
+
+    def _tell_positions(self) -> None:
+        """Tells those that have moved."""
+        first, self._moved_from = self._moved_from, None
+        if first is None or first >= len(self._waiting):
+            return
+        self._tell_at = time.monotonic() + POSITIONS_INTERVAL_SECONDS
         ahead = _Ahead([*self._running, *self._waiting[:first]])
         for place, ticket in enumerate(self._waiting[first:], start=first):
             ticket.tell(Queued(place + 1, self._wait(ahead, ticket.demand)))

@@ -16,7 +16,7 @@ from carrara_services.bench.workloads import PaintRequest
 # Levels of 255. Several rows at once round otherwise than one, and OpenVINO cuts fractions off
 # where diffusers rounds; another seed, prompt or scheduler is tens of levels away everywhere.
 MOST_ANYWHERE, MOST_ON_AVERAGE = 16, 1.0
-MOST_ANYWHERE_FAST = 64  # of a cascade in fast numerics: in half precision edges move
+MOST_ANYWHERE_FAST = 128  # of a cascade in fast numerics: in half precision edges move
 
 Picture = NDArray[np.uint8]
 
