@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carrara_services.admission import line as line_module
 from carrara_services.admission.demand import Demand, Priority
 from carrara_services.admission.happenings import Finished, Queued, Usage
 from carrara_services.admission.line import WaitingLine
@@ -158,3 +159,30 @@ def test_a_pace_is_that_of_the_fullest_batch_and_follows_what_is_measured():
     for _ in range(100):
         pace.tell(rows=17, cost=160, seconds=8)
     assert pace.cost_per_second == pytest.approx(20, rel=1e-3)
+
+
+def test_places_are_told_at_most_once_in_an_interval_and_the_last_one_always(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(line_module.time, "monotonic", lambda: now[0])
+    line = WaitingLine(max_jobs=100)
+    told = {name: [] for name in "abcde"}
+    for name, events in told.items():
+        submit(line, name, told=events)
+
+    def places() -> list[list[int]]:
+        return [[event.position for event in events] for events in told.values()]
+
+    for _ in range(3):
+        line.take()
+    assert places() == [[1], [2, 1], [3, 2], [4, 3], [5, 4]], "the first move, at once"
+    now[0] += 0.9
+    line.beat()
+    assert places()[3:] == [[4, 3], [5, 4]], "not the next two"
+    now[0] += 0.2
+    line.beat()
+    line.beat()
+    assert places()[3:] == [[4, 3, 1], [5, 4, 2]], "where they stand now"
+    submit(line, "urgent", priority=Priority.HIGH)
+    now[0] += 1.1
+    line.beat()
+    assert places()[3:] == [[4, 3, 1, 2], [5, 4, 2, 3]], "whoever goes before them moves them too"
