@@ -195,7 +195,7 @@ class Stage:
         self._max_attempts = max_attempts or max(MAX_ATTEMPTS, len(self._replicas) + 1)
         self._turn = itertools.count()
         self._budget = RetryBudget()
-        self._begun = 0  # jobs that others work for yet, or that are here
+        self._expected = 0  # jobs that others work for yet
         self.resumes_jobs = self.shows_previews = False
 
     def __str__(self) -> str:
@@ -244,25 +244,21 @@ class Stage:
         now = asyncio.get_running_loop().time()
         if any(replica.probe_at <= now for replica in self._replicas):
             limit += 1
-        if self._begun >= limit:
+        begun = self._expected + sum(replica.calls for replica in self._replicas)
+        if begun >= limit:
             raise self._failure(
                 ResourceExhaustedError,
-                f"full: there is no room beside the {self._begun} jobs of this client",
+                f"full: there is no room beside the {begun} jobs of this client",
                 request,
                 reason="QUEUE_FULL",
                 limit="jobs",
                 retry_after_seconds=MAX_REST_SECONDS,
             )
-        with self._beginning():
-            yield
-
-    @contextlib.contextmanager
-    def _beginning(self) -> Iterator[None]:
-        self._begun += 1
+        self._expected += 1
         try:
             yield
         finally:
-            self._begun -= 1
+            self._expected -= 1
 
     async def encode(
         self,
@@ -352,8 +348,7 @@ class Stage:
             return result
 
         try:
-            with self._beginning():
-                return await self._call(attempt, request=request, on_attempt=on_attempt)
+            return await self._call(attempt, request=request, on_attempt=on_attempt)
         except DeadlineError as error:
             if error.step is None and step is not None:
                 error.step = step
