@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
@@ -329,10 +330,11 @@ class AsyncCascade:
                 if name in known
             },
         )
+        called = time.perf_counter()
         result = await stage.encode(
             message, request=request, on_attempt=partial(outcome.count_attempt, index)
         )
-        outcome.add(index, result)
+        outcome.add(index, result, call_ms=1e3 * (time.perf_counter() - called))
         emit(Progress(stage.role, index, 1, 1, None))
         return result.conditioning
 
@@ -382,15 +384,17 @@ class AsyncCascade:
                         preview = _picture(event.preview.image, step.stage)
                         emit(Preview(role, index, event.preview.step, preview, image_index))
 
+            called = time.perf_counter()
             result = await step.stage.run(
                 job,
                 request=request,
                 on_event=on_event,
                 on_attempt=partial(outcome.count_attempt, step.stage_index),
             )
+            call_ms = 1e3 * (time.perf_counter() - called)
             if progress.step < progress.total_steps:
                 emit(replace(progress, step=progress.total_steps))
-            outcome.add(step.stage_index, result)
+            outcome.add(step.stage_index, result, call_ms=call_ms)
             sample = result.sample
         assert sample is not None, "a chain has at least one generator"
         return _picture(sample.tensors["image"], self._chain.steps[-1].stage)

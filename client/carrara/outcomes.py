@@ -41,6 +41,7 @@ class Outcome:
         self._chain, self._wanted = chain, wanted
         self._usage = [dict.fromkeys(_USAGE_FIELDS, 0) | {"queue_ms": 0.0} for _ in chain.stages]
         self._attempts = [0 for _ in chain.stages]
+        self._call_ms = [0.0 for _ in chain.stages]
         self._provenance: list[stage_pb2.Provenance | None] = [None for _ in chain.stages]
         self._warnings: dict[GenerationWarning, None] = {}  # a set that keeps the order
         self.settings = _resolved(chain, wanted)
@@ -84,8 +85,9 @@ class Outcome:
         """Counts one call to a stage, whether it succeeds or not."""
         self._attempts[stage_index] += 1
 
-    def add(self, stage_index: int, result: stage_pb2.Result) -> None:
-        """Takes down what one stage reports with one result."""
+    def add(self, stage_index: int, result: stage_pb2.Result, *, call_ms: float) -> None:
+        """Takes down what one stage reports with one result, and how long that took to come."""
+        self._call_ms[stage_index] += call_ms
         usage = self._usage[stage_index]
         for name in _USAGE_FIELDS:
             usage[name] += getattr(result.usage, name)
@@ -143,9 +145,12 @@ class Outcome:
                     address=stage.address,
                     fingerprint=stage.description.fingerprint,
                     attempts=attempts,
+                    call_ms=call_ms,
                     **usage,  # type: ignore[arg-type]
                 )
-                for stage, attempts, usage in zip(stages, self._attempts, self._usage, strict=True)
+                for stage, attempts, call_ms, usage in zip(
+                    stages, self._attempts, self._call_ms, self._usage, strict=True
+                )
             ),
             numerics=numerics,
             warnings=tuple(self._warnings),

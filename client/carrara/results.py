@@ -82,6 +82,8 @@ class StageUsage:
         fingerprint: Of the stage's weights, SHA-256, hexadecimal.
         attempts: Calls made to the stage, replays included: without any, one for a text encoder and
             one per image for the others.
+        call_ms: From the call to its result as this client saw it, replays and the pauses before
+            them included; what is more than queue and running is messages and lost attempts.
         running_ms: From leaving the queue to the result.
         compute_ms: Its share of every batch that it was in.
         rows: Rows of the network's batches, summed over steps.
@@ -91,6 +93,7 @@ class StageUsage:
     address: str
     fingerprint: str
     attempts: int = 0
+    call_ms: float = 0.0
     queue_ms: float = 0.0
     running_ms: float = 0.0
     compute_ms: float = 0.0

@@ -153,7 +153,9 @@ def report(result: GenerationResult, *, paths: Iterable[Path]) -> dict[str, Any]
                 "address": stage.address,
                 "fingerprint": stage.fingerprint,
                 "attempts": stage.attempts,
+                "call_ms": round(stage.call_ms, 3),
                 "queue_ms": round(stage.queue_ms, 3),
+                "running_ms": round(stage.running_ms, 3),
                 "compute_ms": round(stage.compute_ms, 3),
             }
             for stage in result.usage

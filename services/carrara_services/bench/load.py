@@ -96,6 +96,7 @@ class Record:
                 {
                     "stage": each.stage or each.role,
                     "attempts": each.attempts,
+                    "call_ms": round(each.call_ms, 3),
                     "queue_ms": round(each.queue_ms, 3),
                     "running_ms": round(each.running_ms, 3),
                     "compute_ms": round(each.compute_ms, 3),

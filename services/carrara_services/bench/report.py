@@ -109,13 +109,18 @@ def tables_of(summary: Summary) -> list[Table]:
         tables.append(
             Table(
                 "Milliseconds in each stage, the mean of a painted request",
-                ("stage", "queue", "running", "compute", "attempts"),
+                ("stage", "call", "queue", "running", "compute", "attempts"),
                 [
                     (
                         each.stage,
                         *(
                             f"{ms / painted:.1f}"
-                            for ms in (each.queue_ms, each.running_ms, each.compute_ms)
+                            for ms in (
+                                each.call_ms,
+                                each.queue_ms,
+                                each.running_ms,
+                                each.compute_ms,
+                            )
                         ),
                         f"{each.attempts / painted:.2f}",
                     )
@@ -145,10 +150,11 @@ def lines_of(run: Run, *, memory: Sequence[PeakMemory], in_time_seconds: float) 
             f"A refusal took {seconds(refusal.p50)} s (p50), {seconds(refusal.p95)} s (p95), "
             f"{seconds(refusal.max)} s at most"
         )
-    if summary.explained is not None and summary.computed is not None:
+    if summary.stages and None not in (summary.called, summary.explained, summary.computed):
         lines.append(
-            f"Stages explain {summary.explained:.1%} of the time from sent to ended: requests "
-            f"waited or ran there; in {summary.computed:.1%} they computed for the request itself"
+            f"Calls to stages took {summary.called:.1%} of the time from sent to ended; in "
+            f"{summary.explained:.1%} requests waited or ran there, the rest is messages; in "
+            f"{summary.computed:.1%} stages computed for the request itself"
         )
     if summary.sent_late is not None and summary.sent_late.max >= NOTABLY_LATE_SECONDS:
         late = summary.sent_late

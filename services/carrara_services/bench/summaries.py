@@ -58,13 +58,15 @@ class StageTime:
     Attributes:
         stage: Its name in the family, else its role.
         attempts: Calls made to it.
-        queue_ms: Summed over requests, and so the following.
+        call_ms: From the calls to their results as the caller saw it; summed over requests, and so
+            the following.
         running_ms: From leaving the queue to the result; work that shares a batch counts for each.
         compute_ms: Each request's share of the batches that it was in.
     """
 
     stage: str
     attempts: int
+    call_ms: float
     queue_ms: float
     running_ms: float
     compute_ms: float
@@ -81,9 +83,11 @@ class Summary:
         classes: All requests first, under the name "all"; then each class.
         sent_late: How much later than due requests were sent: a caller's machine that is too busy.
         stages: In the order of the chain; empty where the target tells nothing.
-        explained: Share of the painted requests' time, from sent to ended, in which they waited or
-            ran in a stage; None without stages. The rest is the network and the caller. Text
-            encoders that run side by side count twice.
+        called: Share of the painted requests' time, from sent to ended, that calls of stages took;
+            None without stages. The rest is the caller's own. Text encoders that run side by side
+            count twice.
+        explained: Share of that time in which requests waited or ran in a stage. What is between
+            both is messages and lost attempts.
         computed: Share of that time that stages computed for the request itself.
     """
 
@@ -93,6 +97,7 @@ class Summary:
     classes: tuple[ClassSummary, ...]
     sent_late: Quantiles | None
     stages: tuple[StageTime, ...]
+    called: float | None
     explained: float | None
     computed: float | None
 
@@ -133,6 +138,7 @@ def summarize(
         classes=tuple(classes),
         sent_late=quantiles(record.sent - record.scheduled for record in records),
         stages=stages,
+        called=sum(s.call_ms for s in stages) / total_ms if told else None,
         explained=sum(s.queue_ms + s.running_ms for s in stages) / total_ms if told else None,
         computed=sum(s.compute_ms for s in stages) / total_ms if told else None,
     )
@@ -151,10 +157,11 @@ def stage_times(usages: Iterable[Sequence[StageUsage]]) -> tuple[StageTime, ...]
     sums: dict[int, StageTime] = {}
     for usage in usages:
         for index, each in enumerate(usage):
-            before = sums.get(index, StageTime(each.stage or each.role, 0, 0.0, 0.0, 0.0))
+            before = sums.get(index, StageTime(each.stage or each.role, 0, 0.0, 0.0, 0.0, 0.0))
             sums[index] = StageTime(
                 before.stage,
                 attempts=before.attempts + each.attempts,
+                call_ms=before.call_ms + each.call_ms,
                 queue_ms=before.queue_ms + each.queue_ms,
                 running_ms=before.running_ms + each.running_ms,
                 compute_ms=before.compute_ms + each.compute_ms,

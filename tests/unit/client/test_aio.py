@@ -319,6 +319,17 @@ async def test_what_is_safe_to_replay_is_replayed(
     assert not toys.generator.faults, "both faults took place"
 
 
+async def test_the_calls_tell_where_the_time_went(cascade: AsyncCascade, toys: ToyCascade) -> None:
+    toys.generator.step_seconds = toys.decoder.step_seconds = 0.05
+    toys.decoder.faults = [Fault(grpc.StatusCode.UNAVAILABLE)]
+    result = await cascade.generate("a circle", num_inference_steps=4)
+    encoding, generating, decoding = (usage.call_ms for usage in result.usage)
+    assert generating >= 4 * 50
+    assert decoding >= 50 + 80, "the lost attempt and the pause after it count"
+    assert encoding + generating + decoding <= result.total_ms
+    assert encoding + generating + decoding >= 0.5 * result.total_ms
+
+
 async def test_attempts_are_told_per_stage_replays_included(
     cascade: AsyncCascade, toys: ToyCascade
 ) -> None:

@@ -89,7 +89,11 @@ def test_json_is_one_object_with_exactly_these_keys(
     (line,) = capsys.readouterr().out.splitlines()
     report = json.loads(line)
     assert set(report) == REPORT_KEYS
-    assert report.pop("total_ms") > 0
+    total_ms = report.pop("total_ms")
+    encoding, generating, decoding = [stage.pop("call_ms") for stage in report["stages"]]
+    assert 0 < encoding < total_ms
+    assert 0 < generating < 2 * total_ms, "of two pictures at once"
+    assert 0 < decoding < 2 * total_ms
     assert report == {
         "prompt": "a ⭕",
         "images": [
@@ -108,6 +112,7 @@ def test_json_is_one_object_with_exactly_these_keys(
                 "fingerprint": toy.description.fingerprint,
                 "attempts": images,
                 "queue_ms": 1.5 * images,
+                "running_ms": 4 * images,
                 "compute_ms": 2.5 * images,
             }
             for toy, images in (

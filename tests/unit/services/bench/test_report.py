@@ -41,7 +41,7 @@ def test_lines_tell_what_failed_how_long_a_refusal_took_and_what_is_unknown(run:
     assert "A refusal took 0.00" in text
     assert "Failed: RuntimeError: request 2" in text
     assert "Memory at most: stages unknown (no --metrics given)" in text
-    assert "Stages explain" not in text
+    assert "Calls to stages" not in text
 
 
 def test_the_document_is_json_and_has_requests_only_where_they_are_wanted(run: Run) -> None:

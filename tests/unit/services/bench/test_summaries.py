@@ -32,7 +32,14 @@ def record(
 
 def used(role: str, queue: float, running: float, compute: float) -> StageUsage:
     return StageUsage(
-        role, "host:1", "f", 1, queue_ms=queue, running_ms=running, compute_ms=compute
+        role,
+        "host:1",
+        "f",
+        1,
+        call_ms=queue + running + 10,
+        queue_ms=queue,
+        running_ms=running,
+        compute_ms=compute,
     )
 
 
@@ -73,7 +80,8 @@ def test_a_run_without_requests_has_neither_times_nor_rates() -> None:
     summary = summarize([], class_names=["a"], in_time_seconds=1)
     assert quantiles([]) is None
     assert (summary.seconds, summary.images_per_second, summary.all.offered) == (0, 0, 0)
-    assert (summary.explained, summary.stages, summary.sent_late) == (None, (), None)
+    assert (summary.called, summary.explained, summary.stages) == (None, None, ())
+    assert summary.sent_late is None
 
 
 def test_rates_are_of_the_time_from_the_first_request_s_due_to_the_last_answer() -> None:
@@ -125,6 +133,8 @@ def test_what_stages_report_is_summed_and_held_against_the_time_of_what_was_pain
     encoder, generator = summary.stages
     assert (encoder.stage, encoder.attempts, encoder.running_ms) == ("text-encoder", 2, 200)
     assert (generator.queue_ms, generator.running_ms, generator.compute_ms) == (300, 1100, 500)
+    assert (encoder.call_ms, generator.call_ms) == (220, 1420)
+    assert summary.called == pytest.approx((220 + 1420) / 2000)
     assert summary.explained == pytest.approx((200 + 300 + 1100) / 2000)
     assert summary.computed == pytest.approx((100 + 500) / 2000)
 
