@@ -115,6 +115,7 @@ class _Replica:
         jobs: How many it has taken and not ended.
         calls: How many calls to it are under way.
         probe_at: When one more than the limit may be tried, on the event loop's clock.
+        full_by: What the last refusal said there was no room for: "jobs" or "seconds".
     """
 
     address: str
@@ -123,6 +124,7 @@ class _Replica:
     jobs: int = 0
     calls: int = 0
     probe_at: float = -math.inf
+    full_by: str | None = None
     _full_until: float = -math.inf
 
     @property
@@ -147,6 +149,7 @@ class _Replica:
             now = asyncio.get_running_loop().time()
             self._full_until = now + min(rest, MAX_REST_SECONDS)
             self.probe_at = now + PROBE_INTERVAL_SECONDS
+            self.full_by = failure.limit
             self.limit = max(self.jobs, 1)
 
 
@@ -222,13 +225,15 @@ class Stage:
         Raises:
             ResourceExhaustedError: Each has just said that it is full, and when to come back.
         """
-        left = min(replica.rest_seconds for replica in self._replicas)
+        first = min(self._replicas, key=lambda replica: replica.rest_seconds)
+        left = first.rest_seconds
         if left > 0:
             raise self._failure(
                 ResourceExhaustedError,
                 f"full, as it has just said; not asked again for {left:.2f} s",
                 request,
                 reason="QUEUE_FULL",
+                limit=first.full_by,
                 retry_after_seconds=left,
             )
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from carrara_models.acceleration import in_openvino, in_torch
+from carrara_models.acceleration import in_openvino, in_torch, upsampling
 from carrara_models.acceleration.networks import networks_of
 from carrara_models.acceleration.tiles import use_tiles
 from carrara_models.parts import Decoder, Denoiser, Numerics
@@ -64,6 +64,8 @@ def made_fast(part: Any, *, engine: Engine, tile_size: int, cache: Path | None =
     if engine == "compile" and cache is not None:
         in_torch.keep_compiled(cache / "torch")
     for network in networks:
+        if part.device.type == "cpu":  # where it has been measured
+            upsampling.merge(network)
         if engine == "openvino":
             in_openvino.accelerate(
                 network, precision=part.dtype, cache=cache and cache / "openvino"

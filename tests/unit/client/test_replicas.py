@@ -231,7 +231,7 @@ async def test_nobody_works_for_a_stage_that_has_just_said_to_be_full(
         asked = len(toys.text_encoder.requests), len(toys.generator.requests)
         with pytest.raises(ResourceExhaustedError, match="full, as it has just said") as caught:
             await cascade.generate("a circle")
-        assert caught.value.reason == "QUEUE_FULL"
+        assert (caught.value.reason, caught.value.limit) == ("QUEUE_FULL", limit)
         assert 0 < caught.value.retry_after_seconds <= 0.5
         assert asked == (len(toys.text_encoder.requests), len(toys.generator.requests))
         await asyncio.sleep(caught.value.retry_after_seconds)
