@@ -64,7 +64,7 @@ def made_fast(part: Any, *, engine: Engine, tile_size: int, cache: Path | None =
     if engine == "compile" and cache is not None:
         in_torch.keep_compiled(cache / "torch")
     for network in networks:
-        if part.device.type == "cpu":  # where it has been measured
+        if part.device.type == "cpu" and part.dtype in upsampling.QUICK_IN:
             upsampling.merge(network)
         if engine == "openvino":
             in_openvino.accelerate(

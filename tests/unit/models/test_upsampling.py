@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from carrara_models.acceleration import upsampling
+from carrara_models.acceleration.fast import made_fast
 
 
 def merged(layer: Upsample2D) -> torch.nn.Module:
@@ -100,3 +105,22 @@ def test_all_of_an_autoencoder_s_are_found() -> None:
         ] == ["_Merged"] * 2
         made = autoencoder.decode(latents).sample
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("role", "dtype", "is_quick"),
+    [
+        ("generator", torch.float32, True),
+        ("generator", torch.bfloat16, True),
+        ("generator", torch.float16, False),
+        ("decoder", torch.bfloat16, True),
+    ],
+)
+def test_fast_parts_are_merged_in_precisions_in_which_that_is_quick(
+    sd2: Path, load: Callable[..., Any], role: str, dtype: torch.dtype, is_quick: bool
+) -> None:
+    part = made_fast(load(sd2, role, dtype), engine="torch", tile_size=1024)
+    network = part.unet if role == "generator" else part.vae.decoder
+    found = {type(each).__name__ for each in network.modules()}
+    assert ("_Merged" in found) == is_quick
+    assert "Upsample2D" in found
