@@ -119,9 +119,7 @@ def test_a_full_queue_is_counted_as_refusals_which_are_no_failures(
     document = written(
         tmp_path / "bench.json",
         *("--checkpoint", checkpoint, "--in-process", "--num-threads", 1),
-        *("--serve", "max_queue_jobs=2", "--serve", "max_batch_rows=2"),
-        # Long enough that none is done before all have been sent, be the machine as busy as it may.
-        *("--class", "long num_inference_steps=100"),
+        *("--serve", "max_queue_jobs=2", "--serve", "max_batch_rows=2", "--class", QUICK),
         *("--workload", "burst", "--requests", 12, "--warm-up", 0, "--clients", clients),
     )
     assert (document["started"], document["clients"]) == ("in this process", clients)

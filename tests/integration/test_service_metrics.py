@@ -36,7 +36,6 @@ from carrara.v1 import (
 from carrara_models.generators.latent_unet import LatentUNet
 from carrara_models.text_encoders.clip import ClipTextEncoder
 from carrara_services import embedded
-from carrara_services.serving import limits
 from carrara_services.serving.app import StageServer
 from carrara_services.serving.metrics import Metrics
 from carrara_services.serving.settings import read_settings
@@ -61,9 +60,6 @@ DESCRIBE = "/carrara.v1.StageService/Describe"
 DECODE = "/carrara.v1.DecoderService/Decode"
 # Of the process itself and of its interpreter; the library's.
 FOREIGN = ("process_", "python_")
-# Before its caller's deadline a stage answers: of a busy machine's, else, the caller's comes first,
-# which tells no reason. At most a tenth of what is left.
-EARLY_SECONDS = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +182,6 @@ async def test_steps_ticks_and_rows_are_those_of_the_jobs(sd1: Path, job: stage_
 async def test_a_queue_of_known_depth_and_how_each_of_its_jobs_ends(
     sd1: Path, job: stage_pb2.Job, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(limits, "DEADLINE_MARGIN_SECONDS", EARLY_SECONDS)
     async with served("generator", sd1, max_batch_rows=1, max_queue_jobs=3) as generator:
         with held(monkeypatch, LatentUNet, "predict") as called:
             running = call(generator, job)
@@ -269,7 +264,6 @@ async def test_a_running_job_that_is_given_up_is_counted_when_its_row_is_free(
 async def test_a_text_is_a_job_that_ends_with_the_last_that_waits_for_it(
     sd1: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(limits, "DEADLINE_MARGIN_SECONDS", EARLY_SECONDS)
     async with served("text-encoder", sd1) as text_encoder:
 
         def encoding(text: str, **options: object):

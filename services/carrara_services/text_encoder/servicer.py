@@ -92,7 +92,7 @@ async def _all(encodings: Any) -> list[EncodedText]:
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(encoding) for encoding in encodings]
-    except* Exception as errors:
+    except ExceptionGroup as errors:  # `except*` would wrap it again in Python before 3.11.4
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
