@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
@@ -330,11 +329,9 @@ class AsyncCascade:
                 if name in known
             },
         )
-        called = time.perf_counter()
-        result = await stage.encode(
-            message, request=request, on_attempt=partial(outcome.count_attempt, index)
-        )
-        outcome.add(index, result, call_ms=1e3 * (time.perf_counter() - called))
+        with outcome.calling(index) as on_attempt:
+            result = await stage.encode(message, request=request, on_attempt=on_attempt)
+        outcome.add(index, result)
         emit(Progress(stage.role, index, 1, 1, None))
         return result.conditioning
 
@@ -384,17 +381,13 @@ class AsyncCascade:
                         preview = _picture(event.preview.image, step.stage)
                         emit(Preview(role, index, event.preview.step, preview, image_index))
 
-            called = time.perf_counter()
-            result = await step.stage.run(
-                job,
-                request=request,
-                on_event=on_event,
-                on_attempt=partial(outcome.count_attempt, step.stage_index),
-            )
-            call_ms = 1e3 * (time.perf_counter() - called)
+            with outcome.calling(step.stage_index) as on_attempt:
+                result = await step.stage.run(
+                    job, request=request, on_event=on_event, on_attempt=on_attempt
+                )
             if progress.step < progress.total_steps:
                 emit(replace(progress, step=progress.total_steps))
-            outcome.add(step.stage_index, result, call_ms=call_ms)
+            outcome.add(step.stage_index, result)
             sample = result.sample
         assert sample is not None, "a chain has at least one generator"
         return _picture(sample.tensors["image"], self._chain.steps[-1].stage)

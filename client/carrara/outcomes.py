@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import cast
 
@@ -81,13 +83,19 @@ class Outcome:
                 return f"guidance is off at a {name} of {scale:g}"
         return "no stage takes a guidance_scale"
 
-    def count_attempt(self, stage_index: int) -> None:
-        """Counts one call to a stage, whether it succeeds or not."""
-        self._attempts[stage_index] += 1
+    @contextlib.contextmanager
+    def calling(self, stage_index: int) -> Iterator[Callable[[], None]]:
+        """While a stage is called: takes the time, and gives what counts each attempt."""
 
-    def add(self, stage_index: int, result: stage_pb2.Result, *, call_ms: float) -> None:
-        """Takes down what one stage reports with one result, and how long that took to come."""
-        self._call_ms[stage_index] += call_ms
+        def count_attempt() -> None:
+            self._attempts[stage_index] += 1
+
+        began = time.perf_counter()
+        yield count_attempt
+        self._call_ms[stage_index] += 1e3 * (time.perf_counter() - began)
+
+    def add(self, stage_index: int, result: stage_pb2.Result) -> None:
+        """Takes down what one stage reports with one result."""
         usage = self._usage[stage_index]
         for name in _USAGE_FIELDS:
             usage[name] += getattr(result.usage, name)

@@ -19,10 +19,10 @@ from diffusers.models.upsampling import Upsample2D
 from random_checkpoint import stable_diffusion_vae
 
 from carrara_models.acceleration import upsampling
+from carrara_services.torch_runtime import DTYPES
 
 # Rows, channels and cells a side of what is doubled.
 LAYERS = ((1, 512, 32), (1, 512, 64), (1, 256, 128), (2, 1280, 8), (2, 640, 16))
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @torch.inference_mode()

@@ -150,7 +150,7 @@ def lines_of(run: Run, *, memory: Sequence[PeakMemory], in_time_seconds: float) 
             f"A refusal took {seconds(refusal.p50)} s (p50), {seconds(refusal.p95)} s (p95), "
             f"{seconds(refusal.max)} s at most"
         )
-    if summary.stages and None not in (summary.called, summary.explained, summary.computed):
+    if summary.called is not None:  # and so the other two
         lines.append(
             f"Calls to stages took {summary.called:.1%} of the time from sent to ended; in "
             f"{summary.explained:.1%} requests waited or ran there, the rest is messages; in "

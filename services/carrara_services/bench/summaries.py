@@ -130,7 +130,10 @@ def summarize(
     painted = [record for record in records if record.ending == "painted"]
     stages = stage_times(record.usage for record in painted)
     total_ms = 1000 * sum(record.ended - record.sent for record in painted)
-    told = bool(stages) and total_ms > 0
+
+    def share(spent_ms: Iterable[float]) -> float | None:
+        return sum(spent_ms) / total_ms if stages and total_ms > 0 else None
+
     return Summary(
         seconds=seconds,
         images_per_second=classes[0].painted / seconds if seconds else 0.0,
@@ -138,9 +141,9 @@ def summarize(
         classes=tuple(classes),
         sent_late=quantiles(record.sent - record.scheduled for record in records),
         stages=stages,
-        called=sum(s.call_ms for s in stages) / total_ms if told else None,
-        explained=sum(s.queue_ms + s.running_ms for s in stages) / total_ms if told else None,
-        computed=sum(s.compute_ms for s in stages) / total_ms if told else None,
+        called=share(stage.call_ms for stage in stages),
+        explained=share(stage.queue_ms + stage.running_ms for stage in stages),
+        computed=share(stage.compute_ms for stage in stages),
     )
 
 
